@@ -1,0 +1,1 @@
+"""The registered experiments that ship with mlux, one a file."""

@@ -1,0 +1,1 @@
+"""Frozen history of the schema: one revision a file."""

@@ -1,0 +1,1 @@
+"""The built-in model, its card and its prompt sets."""

@@ -1,0 +1,188 @@
+"""The experiments that mlux can run: one decorated function a file, found by the file's name.
+
+Listing names reads folders only; a file is imported when its experiment is asked for. Places are
+searched in this order: the shipped experiments, the folders of `$MLUX_EXPERIMENTS` or
+`--experiments`, and the entry-point group `mlux.experiments`. The same name from two places is an
+error, because results filed under one name would come from two codes.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from importlib.metadata import entry_points
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from mlux.errors import MluxError, UnknownNameError
+from mlux.prompts import Prompt
+from mlux.results import Metric
+
+FOLDERS_VARIABLE = "MLUX_EXPERIMENTS"
+SHIPPED = "mlux.experiments"
+
+Run = Callable[[Any, Any, Any], Iterator[tuple[Any, Any]]]
+"""fn(model, config, batch) yields (trial, result)."""
+MakePrompts = Callable[[Any, Any, int], Sequence[Prompt]]
+"""fn(model, config, seed) returns prompts that depend on the model's vocabulary."""
+Conditions = Callable[[Any], Sequence[Mapping[str, str]]]
+"""fn(config) returns the conditions that every prompt is run under."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A registered experiment.
+
+    Attributes:
+        name: The function's name, which is also its file's.
+        run: `fn(model, config, batch)`, yielding `(trial, result)` pairs for one batch of trials.
+        config: The frozen dataclass of its options.
+        metrics: What its numbers mean.
+        prompts: The shipped set it uses by default, or a function that makes the prompts.
+        roles: The prompt roles that it needs.
+        conditions: What every prompt is run under; one empty condition by default.
+        paper: Whose definition it follows.
+        code_hash: SHA-256 of the file, stored with every run.
+    """
+
+    name: str
+    run: Run
+    config: type
+    metrics: tuple[Metric, ...]
+    prompts: str | MakePrompts
+    roles: tuple[str, ...]
+    conditions: Conditions
+    paper: str
+    code_hash: str
+
+    @property
+    def description(self) -> str:
+        """The first line of its docstring."""
+        return (inspect.getdoc(self.run) or "").partition("\n")[0]
+
+    @property
+    def documentation(self) -> str:
+        """Its whole docstring."""
+        return inspect.getdoc(self.run) or ""
+
+    def __repr__(self) -> str:
+        """Name and options, as one would call it."""
+        options = ", ".join(field.name for field in fields(self.config))
+        return f"Experiment({self.name}: {options})"
+
+
+def experiment(
+    *,
+    metrics: Sequence[Metric],
+    prompts: str | MakePrompts,
+    roles: Sequence[str] = (),
+    conditions: Conditions = lambda config: [{}],
+    paper: str = "",
+) -> Callable[[Run], Experiment]:
+    """Registers the function below it as an experiment.
+
+    The function's second parameter is annotated with the config dataclass, a frozen one, whose
+    fields become the experiment's options.
+
+    Args:
+        metrics: The metrics that it yields.
+        prompts: A shipped prompt set's name, or `fn(model, config, seed)` that makes prompts.
+        roles: Prompt roles that it needs, such as `answer`.
+        conditions: `fn(config)`, the conditions every prompt is run under.
+        paper: The paper that it follows.
+
+    Raises:
+        TypeError: If the function does not take (model, config, batch) with such a config.
+    """
+
+    def register(run: Run) -> Experiment:
+        parameters = list(inspect.signature(run, eval_str=True).parameters.values())
+        config = parameters[1].annotation if len(parameters) == 3 else None
+        if not (isinstance(config, type) and is_dataclass(config)):
+            raise TypeError(
+                f"{run.__name__} must take (model, config, batch), "
+                "with config annotated by a frozen dataclass"
+            )
+        return Experiment(
+            name=run.__name__,
+            run=run,
+            config=config,
+            metrics=tuple(metrics),
+            prompts=prompts,
+            roles=tuple(roles),
+            conditions=conditions,
+            paper=paper,
+            code_hash=hashlib.sha256(Path(inspect.getfile(run)).read_bytes()).hexdigest(),
+        )
+
+    return register
+
+
+def names() -> list[str]:
+    """The names of all experiments, without importing any of them."""
+    return sorted(_places())
+
+
+def get(name: str) -> Experiment:
+    """The experiment of this name.
+
+    Raises:
+        UnknownNameError: If there is none; the message has close matches.
+        MluxError: If its file defines no experiment of that name.
+    """
+    places = _places()
+    if name not in places:
+        raise UnknownNameError("experiment", name, places, "List them with: mlux experiments")
+    found = getattr(places[name](), name, None)
+    if not isinstance(found, Experiment):
+        raise MluxError(
+            f"The file of experiment {name!r} defines no experiment {name!r}; "
+            "decorate a function of that name with @experiment."
+        )
+    return found
+
+
+def _places() -> dict[str, Callable[[], Any]]:
+    """Every experiment's name and what imports its module."""
+    places: dict[str, Callable[[], Any]] = {}
+    origins: dict[str, str] = {}
+
+    def add(name: str, origin: str, load: Callable[[], Any]) -> None:
+        if name in places:
+            raise MluxError(
+                f"Two experiments are named {name!r}: {origins[name]} and {origin}. Rename one."
+            )
+        places[name], origins[name] = load, origin
+
+    for name in _stems(Path(str(files(SHIPPED)))):
+        add(name, "shipped with mlux", lambda n=name: importlib.import_module(f"{SHIPPED}.{n}"))  # type: ignore[misc] # mypy does not infer a lambda's default
+    for folder in filter(None, os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep)):
+        if not Path(folder).is_dir():
+            raise MluxError(f"No folder of experiments at {folder!r} (from ${FOLDERS_VARIABLE}).")
+        for name in _stems(Path(folder)):
+            path = Path(folder) / f"{name}.py"
+            add(name, str(path), lambda p=path: _import_file(p))  # type: ignore[misc] # as above
+    for point in entry_points(group=SHIPPED):
+        add(point.name, point.value, point.load)
+    return places
+
+
+def _stems(folder: Path) -> list[str]:
+    return sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
+
+
+def _import_file(path: Path) -> Any:
+    module_name = f"mlux_user_experiments.{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Registered before it runs: dataclasses look their module up while it is being executed.
+    sys.modules[module_name] = module
+    spec.loader.exec_module(module)
+    return module

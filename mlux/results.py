@@ -1,0 +1,114 @@
+"""What an experiment yields: frozen values of plain Python numbers, ready for the store.
+
+A metric without a layer, head or position simply leaves that axis out. Nothing here knows MLX,
+SQL or pandas, so every layer of mlux may import it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from math import prod
+from typing import Literal
+
+Axis = Literal["layer", "head", "position"]
+AXES: tuple[Axis, ...] = ("layer", "head", "position")
+NOT_APPLICABLE = -1
+"""Stands in a key for "no layer", "no head" or "no position"; the views show NULL."""
+
+Row = tuple[int, int, int, float]
+"""(layer, head, position, value)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metric:
+    """What a number means: its name, its unit, and which way is better."""
+
+    name: str
+    unit: str
+    description: str
+    better: Literal["higher", "lower", "neither"] = "neither"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Values:
+    """One metric of one trial over any of the axes layer, head and position.
+
+    Attributes:
+        metric: The metric's name, declared by the experiment.
+        values: A number, or nested sequences of numbers with one level for each of `axes`.
+        axes: Which axes the nesting has, outermost first.
+        index: For an axis whose entries are not 0, 1, 2, …: the layer, head or position of each.
+
+    Example:
+        >>> list(Values(metric="rank", values=[3.0, 0.0], axes=("layer",)).rows())
+        [(0, -1, -1, 3.0), (1, -1, -1, 0.0)]
+    """
+
+    metric: str
+    values: float | Sequence[object]
+    axes: tuple[Axis, ...] = ()
+    index: Mapping[Axis, Sequence[int]] = field(default_factory=dict)
+
+    def rows(self) -> Iterator[Row]:
+        """One (layer, head, position, value) for each number; -1 where there is no such axis.
+
+        Raises:
+            ValueError: If the nesting of `values` does not fit `axes` and `index`.
+        """
+        flat, sizes = _flatten(self.values, len(self.axes))
+        labels = [
+            self.index.get(axis, range(size)) for axis, size in zip(self.axes, sizes, strict=True)
+        ]
+        if [len(entries) for entries in labels] != sizes:
+            raise ValueError(f"{self.metric}: index does not fit values of shape {sizes}")
+        slots = [AXES.index(axis) for axis in self.axes]
+        for coordinates, value in zip(product(*labels), flat, strict=True):
+            key = [NOT_APPLICABLE] * len(AXES)
+            for slot, coordinate in zip(slots, coordinates, strict=True):
+                key[slot] = coordinate
+            yield (key[0], key[1], key[2], value)
+
+
+def _flatten(values: object, depth: int) -> tuple[list[float], list[int]]:
+    """The numbers of a nested sequence in order, and its shape."""
+    level: list[object] = [values]
+    sizes: list[int] = []
+    for _ in range(depth):
+        lengths = {len(item) if isinstance(item, Sequence) else -1 for item in level}
+        if len(lengths) != 1 or -1 in lengths:
+            raise ValueError(f"values are not nested {depth} deep in equal lengths")
+        sizes.append(lengths.pop())
+        level = [inner for item in level for inner in item]  # type: ignore[attr-defined] # checked to be sequences above
+    if not all(isinstance(item, int | float) for item in level):
+        raise ValueError(f"values are nested deeper than their {depth} axes")
+    assert len(level) == prod(sizes)
+    return [float(item) for item in level], sizes  # type: ignore[arg-type] # checked to be numbers above
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TopTokens:
+    """The most probable next tokens at one place, best first.
+
+    Attributes:
+        token_ids: The model's token ids; rank 0 is the first.
+        logprobs: Their natural-log probabilities.
+        layer: The block after which the lens looked.
+        position: The position in the prompt whose next token is predicted.
+    """
+
+    token_ids: Sequence[int]
+    logprobs: Sequence[float]
+    layer: int
+    position: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generation:
+    """A text that the model continued."""
+
+    text: str
+    token_ids: Sequence[int]
+    sample: int = 0
+
+
+Result = Values | TopTokens | Generation

@@ -1,0 +1,1 @@
+"""Tables, sessions, writers and readers of the lab notebook."""
