@@ -1,0 +1,31 @@
+"""MLX arrays to plain Python numbers, with the types that MLX's own stubs leave open."""
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+
+def numbers(array: mx.array) -> Any:
+    """Nested lists of floats (a float for a scalar), evaluated and widened to float32."""
+    return array.astype(mx.float32).tolist()
+
+
+def integers(array: mx.array) -> Any:
+    """Nested lists of ints (an int for a scalar)."""
+    return array.astype(mx.int64).tolist()
+
+
+def to_numpy(array: mx.array) -> npt.NDArray[np.float64]:
+    """A float64 copy on the host; bfloat16 has no NumPy dtype, so it is widened first."""
+    return np.array(array.astype(mx.float32)).astype(np.float64)
+
+
+def snapshot(array: mx.array) -> mx.array:
+    """The same values under a new array object.
+
+    A model may write into the Python object of an activation after a hook saw it (gemma3n writes
+    into the residual stream), so a capture keeps this instead of the object.
+    """
+    return array[...]

@@ -1,0 +1,184 @@
+"""Taps on attention: q, k, v, pattern and z where every architecture computes them.
+
+MLX models call one of two functions for softmax attention. While a pass asks for a tap, both are
+replaced by versions that ask the pass of the current thread what it wants of this call; when it
+wants nothing, and in every other thread, the fused kernel runs untouched. There q, k and v are
+past rotary embedding and norms, with the true scale, mask, window and sinks, so patterns are exact
+without a line per family. Attention that computes its own softmax (gemma2) is in `oddities`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models import base
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionCall:
+    """One call of scaled-dot-product attention.
+
+    Attributes:
+        q: [batch, n_heads, query, d_head].
+        k: [batch, n_kv_heads, key, d_head].
+        v: [batch, n_kv_heads, key, d_value].
+        scale: The factor on q·k.
+        mask: None, "causal", a boolean array (true: may attend) or an array added to the scores.
+        sinks: One extra logit a head in the softmax, or None.
+        softcap: The scores are softcap · tanh(scores / softcap), or None.
+        fused: Computes z the way that the model does.
+    """
+
+    q: mx.array
+    k: mx.array
+    v: mx.array
+    scale: float
+    mask: mx.array | str | None
+    sinks: mx.array | None
+    softcap: float | None
+    fused: Callable[["AttentionCall"], mx.array]
+
+    @property
+    def n_heads(self) -> int:
+        """Number of query heads."""
+        return self.q.shape[1]
+
+    def per_query_head(self, array: mx.array) -> mx.array:
+        """Keys or values with each key-value head repeated for the query heads that share it."""
+        repeats = self.n_heads // array.shape[1]
+        return mx.repeat(array, repeats, axis=1) if repeats > 1 else array
+
+    def pattern(self) -> mx.array:
+        """The attention weights, [batch, n_heads, query, key], float32, rows summing to 1.
+
+        With sinks the rows sum to less than 1: the sink keeps the rest.
+        """
+        q = self.q.astype(mx.float32) * self.scale
+        scores = q @ self.per_query_head(self.k).astype(mx.float32).swapaxes(-1, -2)
+        if self.softcap is not None:
+            scores = self.softcap * mx.tanh(scores / self.softcap)
+        scores = _masked(scores, self.mask)
+        if self.sinks is None:
+            return mx.softmax(scores, axis=-1, precise=True)
+        sinks = self.sinks.astype(mx.float32).reshape(1, -1, 1, 1)
+        column = mx.broadcast_to(sinks, (*scores.shape[:-1], 1))
+        return mx.softmax(mx.concatenate([scores, column], axis=-1), axis=-1)[..., :-1]
+
+    def attend(self, pattern: mx.array) -> mx.array:
+        """What the heads read: pattern @ v, [batch, n_heads, query, d_value], in the dtype of v."""
+        v = self.per_query_head(self.v)
+        return (pattern @ v.astype(mx.float32)).astype(v.dtype)
+
+
+def _masked(scores: mx.array, mask: mx.array | str | None) -> mx.array:
+    if mask is None:
+        return scores
+    if isinstance(mask, str):
+        n_query, n_key = scores.shape[-2:]
+        mask = mx.arange(n_key - n_query, n_key)[:, None] >= mx.arange(n_key)[None]
+    if mask.dtype == mx.bool_:
+        return mx.where(mask, scores, mx.array(-mx.inf, dtype=scores.dtype))
+    return scores + mask.astype(scores.dtype)
+
+
+Tap = Callable[[AttentionCall], mx.array]
+"""tap(call) → z, having read or edited what it wanted."""
+
+_tap: ContextVar[Tap | None] = ContextVar("mlux_tap", default=None)
+_lock = Lock()
+_users = 0
+_fused_attention = mx.fast.scaled_dot_product_attention
+_quantized_attention = base.quantized_scaled_dot_product_attention
+
+
+@contextmanager
+def tapping(tap: Tap | None) -> Iterator[None]:
+    """Runs the body with a tap on every attention call of this thread; None taps nothing."""
+    token = _tap.set(tap)
+    if tap is not None:
+        _install(+1)
+    try:
+        yield
+    finally:
+        if tap is not None:
+            _install(-1)
+        _tap.reset(token)
+
+
+def _install(change: int) -> None:
+    global _users
+    with _lock:
+        _users += change
+        if _users:
+            mx.fast.scaled_dot_product_attention = _tapped_fused
+            base.quantized_scaled_dot_product_attention = _tapped_quantized
+        else:
+            mx.fast.scaled_dot_product_attention = _fused_attention
+            base.quantized_scaled_dot_product_attention = _quantized_attention
+
+
+def dispatch(call: AttentionCall) -> mx.array:
+    """The z of an attention call, by way of the tap of this thread if there is one."""
+    tap = _tap.get()
+    return call.fused(call) if tap is None else tap(call)
+
+
+def _tapped_fused(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    *,
+    scale: float,
+    mask: Any = None,
+    sinks: mx.array | None = None,
+    **options: Any,
+) -> mx.array:
+    def fused(call: AttentionCall) -> mx.array:
+        return _fused_attention(
+            call.q, call.k, call.v, scale=scale, mask=mask, sinks=sinks, **options
+        )
+
+    return dispatch(
+        AttentionCall(q=q, k=k, v=v, scale=scale, mask=mask, sinks=sinks, softcap=None, fused=fused)
+    )
+
+
+def _tapped_quantized(
+    queries: mx.array,
+    q_keys: tuple[mx.array, ...],
+    q_values: tuple[mx.array, ...],
+    scale: float,
+    mask: Any,
+    group_size: int = 64,
+    bits: int = 8,
+) -> mx.array:
+    def dequantized(parts: tuple[mx.array, ...]) -> mx.array:
+        packed, scales, biases = parts
+        return mx.dequantize(packed, scales, biases, group_size=group_size, bits=bits)
+
+    plain = AttentionCall(
+        q=queries,
+        k=dequantized(q_keys),
+        v=dequantized(q_values),
+        scale=scale,
+        mask=mask,
+        sinks=None,
+        softcap=None,
+        fused=lambda call: call.attend(call.pattern()),
+    )
+
+    def fused(call: AttentionCall) -> mx.array:
+        # An edited key or value is no longer in the quantised cache, so it needs the plain product.
+        if call.k is not plain.k or call.v is not plain.v:
+            return plain.fused(call)
+        # The kernel multiplies its queries in place.
+        z: mx.array = _quantized_attention(
+            call.q[...], q_keys, q_values, scale, mask, group_size=group_size, bits=bits
+        )
+        return z
+
+    return dispatch(replace(plain, fused=fused))
