@@ -8,8 +8,9 @@ text by one space unless one of the two brings white space of its own.
 import csv
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -65,6 +66,18 @@ class PromptSet:
         """The SHA-256 of the prompts in their order; the name does not enter."""
         return hashlib.sha256("".join(p.content_hash for p in self.prompts).encode()).hexdigest()
 
+    def first(self, count: int) -> "PromptSet":
+        """The first prompts, under a name that says how many.
+
+        Raises:
+            PromptError: If the set is smaller, or nothing is asked for.
+        """
+        if not 1 <= count <= len(self.prompts):
+            raise PromptError(
+                f"The prompt set {self.name!r} has {len(self.prompts)} prompts, not {count}."
+            )
+        return replace(self, name=f"{self.name}:{count}", prompts=self.prompts[:count])
+
     def require(self, roles: Sequence[str], experiment: str) -> None:
         """Raises PromptError unless every prompt has every one of these roles."""
         for number, prompt in enumerate(self.prompts, start=1):
@@ -88,13 +101,16 @@ def load(reference: str | Path) -> PromptSet:
 
     Args:
         reference: A name of `shipped()`, or the path of a `.txt` (one prompt a line), `.csv`,
-            `.jsonl` or `.json` file whose columns are the attributes of `Prompt`.
+            `.jsonl` or `.json` file whose columns are the attributes of `Prompt`. `ioi:16` and
+            `mine.csv:16` are the first 16 prompts.
 
     Raises:
         UnknownNameError: If it is neither.
         PromptError: If the file holds no prompts, or something that is not a prompt.
     """
     name = str(reference)
+    if match := re.fullmatch(r"(.+):(\d+)", name):
+        return load(match[1]).first(int(match[2]))
     if name in shipped():
         resource = _shipped_folder().joinpath(f"{name}.jsonl")
         records = _parse(resource.read_text("utf-8"), ".jsonl", name)

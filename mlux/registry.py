@@ -35,6 +35,23 @@ Conditions = Callable[[Any], Sequence[Mapping[str, str]]]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one trial costs, for the plan that `--dry-run` prints.
+
+    Attributes:
+        forward_passes: Forward passes of the whole model over the prompt, or their worth.
+        values: Numbers that it stores.
+    """
+
+    forward_passes: float
+    values: int
+
+
+EstimateCost = Callable[[Any, Mapping[str, Any], Mapping[str, str], int], Cost]
+"""fn(config, model_config, condition, n_tokens) returns the cost of one trial."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """A registered experiment.
 
@@ -46,6 +63,7 @@ class Experiment:
         prompts: The shipped set it uses by default, or a function that makes the prompts.
         roles: The prompt roles that it needs.
         conditions: What every prompt is run under; one empty condition by default.
+        cost: What one trial costs.
         paper: Whose definition it follows.
         code_hash: SHA-256 of the file, stored with every run.
     """
@@ -57,6 +75,7 @@ class Experiment:
     prompts: str | MakePrompts
     roles: tuple[str, ...]
     conditions: Conditions
+    cost: EstimateCost
     paper: str
     code_hash: str
 
@@ -82,6 +101,9 @@ def experiment(
     prompts: str | MakePrompts,
     roles: Sequence[str] = (),
     conditions: Conditions = lambda config: [{}],
+    cost: EstimateCost = lambda config, model, condition, n_tokens: Cost(
+        forward_passes=1, values=1
+    ),
     paper: str = "",
 ) -> Callable[[Run], Experiment]:
     """Registers the function below it as an experiment.
@@ -94,6 +116,7 @@ def experiment(
         prompts: A shipped prompt set's name, or `fn(model, config, seed)` that makes prompts.
         roles: Prompt roles that it needs, such as `answer`.
         conditions: `fn(config)`, the conditions every prompt is run under.
+        cost: `fn(config, model_config, condition, n_tokens)`, what one trial costs.
         paper: The paper that it follows.
 
     Raises:
@@ -116,6 +139,7 @@ def experiment(
             prompts=prompts,
             roles=tuple(roles),
             conditions=conditions,
+            cost=cost,
             paper=paper,
             code_hash=hashlib.sha256(Path(inspect.getfile(run)).read_bytes()).hexdigest(),
         )
@@ -138,7 +162,8 @@ def get(name: str) -> Experiment:
     places = _places()
     if name not in places:
         raise UnknownNameError("experiment", name, places, "List them with: mlux experiments")
-    found = getattr(places[name](), name, None)
+    loaded = places[name]()
+    found = loaded if isinstance(loaded, Experiment) else getattr(loaded, name, None)
     if not isinstance(found, Experiment):
         raise MluxError(
             f"The file of experiment {name!r} defines no experiment {name!r}; "

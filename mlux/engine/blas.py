@@ -2,11 +2,12 @@
 
 MLX looks `cblas_sgemm` up when it is imported, so a library loaded globally before that wins: a
 1024 × 1024 float32 product goes from about 5 to over 90 GFLOP/s on two cores. Loading one later
-changes nothing. Metal and CUDA do not use BLAS.
+changes nothing. Metal and CUDA do not use BLAS. `$MLUX_BLAS` names another library, or `none`.
 """
 
 import ctypes
 import ctypes.util
+import os
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, files
@@ -50,12 +51,17 @@ def _load() -> Blas:
         return Blas(library=None, reason="MLX brings its own on this platform")
     if "mlx.core" in sys.modules:
         return Blas(library=None, reason="MLX was imported before mlux; import mlux.engine first")
-    for path in _candidates():
+    wanted = os.environ.get("MLUX_BLAS")
+    if wanted == "none":
+        return Blas(library=None, reason="MLUX_BLAS is none")
+    for path in [wanted] if wanted else _candidates():
         try:
             ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
         except OSError:
             continue
         return Blas(library=path, reason="found on this machine")
+    if wanted:
+        return Blas(library=None, reason=f"MLUX_BLAS names {wanted}, which cannot be loaded")
     return Blas(library=None, reason="neither MKL nor OpenBLAS is installed")
 
 

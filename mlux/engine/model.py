@@ -195,7 +195,11 @@ class HookedModel:
         return self.run_with_hooks(x)
 
     def run_with_cache(
-        self, x: Tokens, hooks: Iterable[str] | Callable[[str], bool] | None = None
+        self,
+        x: Tokens,
+        hooks: Iterable[str] | Callable[[str], bool] | None = None,
+        *,
+        positions: mx.array | None = None,
     ) -> tuple[mx.array, ActivationCache]:
         """Runs the model and keeps activations.
 
@@ -203,9 +207,11 @@ class HookedModel:
             x: A text, a list of texts, token ids, or an array [batch, seq].
             hooks: Paths, or a predicate on the paths of `available_hooks`; by default the residual
                 stream after each block and what each attention and MLP adds.
+            positions: [batch], the one position of each row to unembed; by default all.
 
         Returns:
-            Logits [batch, seq, vocab_size], and the activations by path, evaluated. Blocks,
+            Logits [batch, seq, vocab_size] ([batch, 1, vocab_size] with `positions`), and the
+            activations by path, evaluated. Blocks,
             attention and MLP are [batch, seq, d_model]; q, k, v, z are [batch, n_heads, seq,
             d_head]; pattern is [batch, n_heads, query, key]; head.{h} is [batch, seq, d_head].
 
@@ -215,6 +221,7 @@ class HookedModel:
         """
         state = self._pass()
         state.add_captures(self._select(hooks))
+        self._unembed_only(state, positions)
         logits = self._run(state, self.to_batch(x).tokens)
         mx.eval(logits, list(state.captured.values()))
         return logits, ActivationCache(state.captured)
@@ -274,8 +281,7 @@ class HookedModel:
         # The rest of the model is built into the graph, but nothing needs it, so it never runs.
         tokens = mx.zeros(resid.shape[:2], dtype=mx.int32)
         state = self._pass()
-        last = sites.resid_post(len(self.anatomy.blocks) - 1)
-        state.add_hook(last, _replace_by(resid), checked=False)
+        state.add_hook(self._last_block, _replace_by(resid), checked=False)
         return self._run(state, tokens)
 
     def run_from(
@@ -305,11 +311,17 @@ class HookedModel:
         for path, hook in hooks:
             state.add_hook(path, hook)
         state.add_captures(captures)
-        if positions is not None:
-            last = sites.resid_post(len(self.anatomy.blocks) - 1)
-            state.add_hook(last, _gather(positions), checked=False)
+        self._unembed_only(state, positions)
         logits = self._run(state, mx.zeros(resid.shape[:2], dtype=mx.int32))
         return logits, ActivationCache(state.captured)
+
+    @property
+    def _last_block(self) -> str:
+        return sites.resid_post(len(self.anatomy.blocks) - 1)
+
+    def _unembed_only(self, state: Pass, positions: mx.array | None) -> None:
+        if positions is not None:
+            state.add_hook(self._last_block, _gather(positions), checked=False)
 
     def _pass(self) -> Pass:
         return Pass(layout=self.layout)

@@ -1,0 +1,127 @@
+"""Induction heads: which heads look back to what followed the current token, and copy it?"""
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlux.engine import HookedModel
+from mlux.engine.arrays import numbers
+from mlux.engine.trials import PromptBatch, Trial
+from mlux.methods.induction import induction_scores, second_repeat_accuracy
+from mlux.prompts import Prompt
+from mlux.registry import Cost, experiment
+from mlux.results import Metric, Result, Values
+
+METRICS = (
+    Metric(
+        name="prefix_matching_score",
+        unit="probability",
+        better="higher",
+        description="Mean attention from the second repeat to what followed the token before.",
+    ),
+    Metric(
+        name="previous_token_score",
+        unit="probability",
+        better="higher",
+        description="Mean attention to the token just before.",
+    ),
+    Metric(
+        name="copying_score",
+        unit="score",
+        better="higher",
+        description="Share of the head's push on the sequence's tokens that falls on the token "
+        "it attends to most, scaled to -1 … 1.",
+    ),
+    Metric(
+        name="second_repeat_accuracy",
+        unit="accuracy",
+        better="higher",
+        description="How often the next token of the second repeat is the most probable one.",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InductionHeadsConfig:
+    """Options of the search for induction heads."""
+
+    n_sequences: int = field(default=16, metadata={"help": "how many random sequences"})
+    period: int = field(default=20, metadata={"help": "random tokens before they repeat"})
+
+    def __post_init__(self) -> None:
+        if self.n_sequences < 1 or self.period < 2:
+            raise ValueError(
+                f"n_sequences is {self.n_sequences} and period {self.period}; "
+                "expected at least 1 and 2"
+            )
+
+
+def repeated_random_tokens(
+    model: HookedModel, config: InductionHeadsConfig, seed: int
+) -> list[Prompt]:
+    """Sequences of different random words of the vocabulary, each repeated once, after the BOS."""
+    tokenizer = model.tokenizer
+    special = set(tokenizer.all_special_ids)
+    size = min(model.config["vocab_size"], len(tokenizer.get_vocab()))
+    words = [
+        token
+        for token in range(size)
+        if token not in special and tokenizer.decode([token]).strip().isalpha()
+    ]
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    generator = random.Random(seed)
+    prompts = []
+    for _ in range(config.n_sequences):
+        stretch = generator.sample(words, config.period)
+        ids = (*start, *stretch, *stretch)
+        prompts.append(Prompt(text=tokenizer.decode(list(ids)), token_ids=ids))
+    return prompts
+
+
+def _cost(
+    config: InductionHeadsConfig,
+    model: Mapping[str, Any],
+    condition: Mapping[str, str],
+    n_tokens: int,
+) -> Cost:
+    heads = model["n_layers"] * model["n_heads"]
+    return Cost(forward_passes=1 + heads / model["n_layers"], values=3 * heads + 1)
+
+
+@experiment(
+    metrics=METRICS,
+    prompts=repeated_random_tokens,
+    cost=_cost,
+    paper="Olsson et al. (2022), In-context Learning and Induction Heads",
+)
+def induction_heads(
+    model: HookedModel, config: InductionHeadsConfig, batch: PromptBatch
+) -> Iterator[tuple[Trial, Result]]:
+    """Prefix-matching, copying and previous-token score of every head.
+
+    Measured on random tokens that are repeated once, where only induction can predict. The
+    sequences are drawn from the model's own vocabulary with the run's seed.
+    """
+    tokens = batch.clean.tokens
+    period = (tokens.shape[1] - 1) // 2
+    accuracy = numbers(second_repeat_accuracy(model.forward(tokens), tokens, period=period))
+    for row, trial in enumerate(batch):
+        yield trial, Values(metric="second_repeat_accuracy", values=accuracy[row])
+    for scores in induction_scores(model, tokens, period=period):
+        by_metric = {
+            "prefix_matching_score": numbers(scores.prefix_matching),
+            "previous_token_score": numbers(scores.previous_token),
+            "copying_score": numbers(scores.copying),
+        }
+        for row, trial in enumerate(batch):
+            for name, values in by_metric.items():
+                yield (
+                    trial,
+                    Values(
+                        metric=name,
+                        values=[values[row]],
+                        axes=("layer", "head"),
+                        index={"layer": [scores.layer]},
+                    ),
+                )

@@ -1,0 +1,113 @@
+"""Logit lens: at which layer does the model know the answer?"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mlux.engine import HookedModel
+from mlux.engine.arrays import integers, numbers
+from mlux.engine.trials import PromptBatch, Trial
+from mlux.methods.lens import LensReadout
+from mlux.methods.lens import logit_lens as run_lens
+from mlux.registry import Cost, experiment
+from mlux.results import Metric, Result, TopTokens, Values
+
+METRICS = (
+    Metric(
+        name="answer_rank",
+        unit="rank",
+        better="lower",
+        description="Tokens that the lens finds more probable than the answer; 0 is on top.",
+    ),
+    Metric(
+        name="answer_probability",
+        unit="probability",
+        better="higher",
+        description="The answer's probability through the lens.",
+    ),
+    Metric(name="entropy", unit="nats", description="Entropy of the lens's prediction."),
+    Metric(
+        name="kl_to_final",
+        unit="nats",
+        better="lower",
+        description="KL(the model's prediction ‖ the lens's prediction).",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitLensConfig:
+    """Options of the logit lens."""
+
+    top_k: int = field(default=5, metadata={"help": "how many of the most probable tokens to keep"})
+    positions: Literal["last", "all"] = field(
+        default="last", metadata={"help": "read at the last position, or at every one"}
+    )
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise ValueError(f"top_k is {self.top_k}; expected at least 1")
+
+
+def _cost(
+    config: LogitLensConfig, model: Mapping[str, Any], condition: Mapping[str, str], n_tokens: int
+) -> Cost:
+    positions = n_tokens if config.positions == "all" else 1
+    values = model["n_layers"] * positions * (len(METRICS) + config.top_k)
+    return Cost(forward_passes=1, values=values)
+
+
+@experiment(
+    metrics=METRICS,
+    prompts="facts",
+    roles=("answer",),
+    cost=_cost,
+    paper="nostalgebraist (2020), interpreting GPT: the logit lens",
+)
+def logit_lens(
+    model: HookedModel, config: LogitLensConfig, batch: PromptBatch
+) -> Iterator[tuple[Trial, Result]]:
+    """What the model would answer if it stopped after each block.
+
+    Every layer's residual stream goes through the model's own head, so the last layer is the
+    model's own prediction. One forward pass serves all layers.
+    """
+    positions = batch.positions(config.positions)
+    places = integers(positions)
+    readouts = run_lens(
+        model, batch.clean, answers=batch.answers, positions=positions, top_k=config.top_k
+    )
+    for readout in readouts:
+        metrics = _by_metric(readout)
+        top_ids, top_logprobs = integers(readout.top_ids), numbers(readout.top_logprobs)
+        for row, trial in enumerate(batch):
+            for name, values in metrics.items():
+                yield (
+                    trial,
+                    Values(
+                        metric=name,
+                        values=[values[row]],
+                        axes=("layer", "position"),
+                        index={"layer": [readout.layer], "position": places[row]},
+                    ),
+                )
+            for column, position in enumerate(places[row]):
+                yield (
+                    trial,
+                    TopTokens(
+                        token_ids=top_ids[row][column],
+                        logprobs=top_logprobs[row][column],
+                        layer=readout.layer,
+                        position=position,
+                    ),
+                )
+
+
+def _by_metric(readout: LensReadout) -> dict[str, Any]:
+    """Metric → nested lists [batch][n_positions]."""
+    return {
+        "answer_rank": numbers(readout.answer_rank),
+        "answer_probability": numbers(readout.answer_probability),
+        "entropy": numbers(readout.entropy),
+        "kl_to_final": numbers(readout.kl_to_final),
+    }

@@ -1,0 +1,130 @@
+"""Induction heads: heads that look for what followed the current token before, and copy it.
+
+Measured on random tokens repeated once, where nothing but induction can help. Source: Olsson et
+al. (2022), "In-context Learning and Induction Heads" (prefix matching and copying scores); the
+previous-token score after Elhage et al. (2021).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from mlux.engine import HookedModel, HookWrapper, sites
+
+
+@dataclass(frozen=True, kw_only=True)
+class InductionScores:
+    """Scores of every head of one layer, [batch, n_heads], in 0 … 1 (copying: −1 … 1).
+
+    Attributes:
+        layer: The block.
+        prefix_matching: Mean attention from the second repeat to the token that followed the
+            current token in the first.
+        previous_token: Mean attention to the token just before.
+        copying: 2 r − 1, where r is the share of the head's positive direct push on the logits of
+            the sequence's tokens that falls on the token it attends to most.
+    """
+
+    layer: int
+    prefix_matching: mx.array
+    previous_token: mx.array
+    copying: mx.array
+
+
+def induction_scores(model: HookedModel, tokens: mx.array, *, period: int) -> list[InductionScores]:
+    """Scores of every head on sequences whose last 2 · period tokens are a repeated stretch.
+
+    Args:
+        model: The model.
+        tokens: [batch, seq], each row ending in period tokens and the same again.
+        period: Length of the repeated stretch.
+    """
+    attending = [i for i, block in enumerate(model.anatomy.blocks) if block.n_heads]
+    last = sites.resid_post(len(model.layers) - 1)
+    paths = [sites.tap(layer, "pattern") for layer in attending]
+    paths += [sites.resid_pre(layer) for layer in attending]
+    paths += [last]
+    _, cache = model.run_with_cache(tokens, hooks=dict.fromkeys(paths))
+    final_logits = model.unembed(cache[last])
+    scores = []
+    for layer in attending:
+        pattern = cache[sites.tap(layer, "pattern")]
+        layer_scores = InductionScores(
+            layer=layer,
+            prefix_matching=_attention_at(pattern, offset=period - 1, n_last=period),
+            previous_token=_attention_at(pattern, offset=1, n_last=tokens.shape[1] - 1),
+            copying=_copying(model, cache, layer, pattern, final_logits, tokens, period, last),
+        )
+        mx.eval(layer_scores.prefix_matching, layer_scores.previous_token, layer_scores.copying)
+        scores.append(layer_scores)
+    return scores
+
+
+def second_repeat_accuracy(logits: mx.array, tokens: mx.array, *, period: int) -> mx.array:
+    """How often the next token is predicted within the second repeat, [batch], in 0 … 1.
+
+    Args:
+        logits: [batch, seq, vocab_size].
+        tokens: [batch, seq].
+        period: Length of the repeated stretch.
+    """
+    predicted = mx.argmax(logits[:, -period:-1], axis=-1)
+    return mx.mean((predicted == tokens[:, -period + 1 :]).astype(mx.float32), axis=-1)
+
+
+def _attention_at(pattern: mx.array, *, offset: int, n_last: int) -> mx.array:
+    """Mean attention from the last queries to the key `offset` before each, [batch, n_heads]."""
+    seq = pattern.shape[-1]
+    queries = mx.arange(seq - n_last, seq)
+    keys = (queries - offset)[None, None, :, None]
+    rows = pattern[:, :, seq - n_last :]
+    index = mx.broadcast_to(keys, (*rows.shape[:3], 1))
+    return mx.mean(mx.take_along_axis(rows, index, axis=-1)[..., 0], axis=-1)
+
+
+def _copying(
+    model: HookedModel,
+    cache: Any,
+    layer: int,
+    pattern: mx.array,
+    final_logits: mx.array,
+    tokens: mx.array,
+    period: int,
+    last: str,
+) -> mx.array:
+    """[batch, n_heads]."""
+    n_heads = pattern.shape[1]
+    attended = mx.argmax(pattern[:, :, -period:], axis=-1)  # [batch, n_heads, period] positions
+    scores = []
+    for head in range(n_heads):
+        added = _head_contribution(model, cache[sites.resid_pre(layer)], layer, head)
+        without = model.unembed(cache[last] - added)
+        push = (final_logits - without)[:, -period:].astype(mx.float32)
+        push = push - mx.mean(push, axis=-1, keepdims=True)
+        raised = mx.maximum(_at_tokens(push, tokens[:, -period:]), 0.0)  # [batch, period, period]
+        source = mx.take_along_axis(tokens, attended[:, head], axis=1)  # [batch, period] ids
+        on_source = mx.maximum(mx.take_along_axis(push, source[..., None], axis=-1), 0.0)
+        total = mx.maximum(mx.sum(raised, axis=(1, 2)), 1e-9)
+        scores.append(2 * mx.sum(on_source, axis=(1, 2)) / total - 1)
+    return mx.stack(scores, axis=1)
+
+
+def _at_tokens(push: mx.array, tokens: mx.array) -> mx.array:
+    """[batch, seq, vocab] at the tokens of each row → [batch, seq, n_tokens]."""
+    index = mx.broadcast_to(tokens[:, None, :], (*push.shape[:2], tokens.shape[1]))
+    return mx.take_along_axis(push, index, axis=-1)
+
+
+def _head_contribution(model: HookedModel, resid_pre: mx.array, layer: int, head: int) -> mx.array:
+    """What attention adds because of one head: with it, minus without it, [batch, seq, d_model]."""
+
+    def silence(inputs: tuple[Any, ...], output: mx.array, wrapper: HookWrapper) -> mx.array:
+        return mx.zeros_like(output)
+
+    path = sites.attn_out(layer)
+    _, whole = model.run_from(layer, resid_pre, captures=[path])
+    _, without = model.run_from(
+        layer, resid_pre, hooks=[(sites.head(layer, head), silence)], captures=[path]
+    )
+    return whole[path] - without[path]

@@ -1,0 +1,231 @@
+"""From names and options to a run that is ready to start: everything checked, nothing run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlux import params as parameters
+from mlux import prompts as prompt_sets
+from mlux import registry
+from mlux.errors import ParameterError
+from mlux.prompts import PromptSet
+from mlux.provenance import environment
+from mlux.registry import Experiment
+from mlux.store.records import RunSpec, TrialSpec
+
+if TYPE_CHECKING:
+    from mlux.engine import HookedModel
+    from mlux.engine.trials import EncodedPrompt, PromptBatch
+
+BATCH_SIZE = 16
+"""Trials in one batch where nobody says otherwise."""
+
+BYTES_PER_VALUE = 26
+"""What one stored number takes in the database, indexes included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run would do.
+
+    Attributes:
+        forward_passes: Forward passes over one prompt, or their worth.
+        bytes: What its results will take in the database.
+    """
+
+    experiment: str
+    model: str
+    prompt_set: str
+    n_prompts: int
+    n_conditions: int
+    n_trials: int
+    n_batches: int
+    forward_passes: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """An experiment with all that it needs, on a loaded model.
+
+    Attributes:
+        encoded: Each prompt of the set in the model's token ids.
+        trials: The trials in their order; a trial's number is its place here.
+        batches: The numbers of the trials that run together. They depend on the plan alone, so
+            that a resumed run computes every number in the batch it would have had.
+    """
+
+    experiment: Experiment
+    config: Any
+    model: "HookedModel"
+    prompts: PromptSet
+    encoded: tuple["EncodedPrompt", ...]
+    trials: tuple[TrialSpec, ...]
+    batches: tuple[tuple[int, ...], ...]
+    batch_size: int
+    seed: int
+
+    def prompt_batch(self, numbers: Sequence[int]) -> "PromptBatch":
+        """What the experiment is handed for these trials."""
+        from mlux.engine.trials import PromptBatch, Trial
+
+        trials = [
+            Trial(number=number, encoded=self.encoded[self.trials[number].prompt])
+            for number in numbers
+        ]
+        return PromptBatch(trials, dict(self.trials[numbers[0]].condition))
+
+    def plan(self) -> Plan:
+        """What it would do, in numbers."""
+        costs = [
+            self.experiment.cost(
+                self.config,
+                self.model.config,
+                trial.condition,
+                len(self.encoded[trial.prompt].ids),
+            )
+            for trial in self.trials
+        ]
+        return Plan(
+            experiment=self.experiment.name,
+            model=self.model.identity.name,
+            prompt_set=self.prompts.name,
+            n_prompts=len(self.prompts.prompts),
+            n_conditions=len(self.trials) // len(self.prompts.prompts),
+            n_trials=len(self.trials),
+            n_batches=len(self.batches),
+            forward_passes=round(sum(cost.forward_passes for cost in costs)),
+            bytes=BYTES_PER_VALUE * sum(cost.values for cost in costs),
+        )
+
+    def spec(self, *, tags: Mapping[str, str], note: str | None) -> RunSpec:
+        """What the notebook files of the run before it starts."""
+        experiment = self.experiment
+        return RunSpec(
+            experiment=experiment.name,
+            description=experiment.description,
+            paper=experiment.paper,
+            code_hash=experiment.code_hash,
+            metrics=experiment.metrics,
+            model=self.model.identity,
+            prompts=self.prompts,
+            trials=self.trials,
+            params=asdict(self.config),
+            seed=self.seed,
+            batch_size=self.batch_size,
+            tags=tags,
+            note=note,
+            environment=environment(device_name()),
+        )
+
+
+def device_name() -> str:
+    """The device that MLX computes on, as in `Device(cpu, 0)`."""
+    from mlux.engine import memory
+
+    return memory.device()
+
+
+def prepare(
+    name: str,
+    *,
+    model: "str | Path | HookedModel",
+    prompts: str | Path | PromptSet | None = None,
+    params: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    adapter: str | Path | None = None,
+) -> Prepared:
+    """Checks and loads everything that a run needs; see `mlux.run_experiment` for the arguments.
+
+    Raises:
+        MluxError: If any of it is unknown, does not fit, or cannot be loaded.
+    """
+    experiment = registry.get(name)
+    config = parameters.build(experiment.config, params or {}, experiment=name)
+    if batch_size is not None and batch_size < 1:
+        raise ParameterError(f"The batch size is {batch_size}; expected at least 1.")
+    given = _given_prompts(experiment, prompts)
+    if isinstance(model, str | Path):
+        model = load_model(str(model), None if adapter is None else str(adapter))
+    prompt_set = given or _made_prompts(experiment, model, config, seed)
+    return assemble(experiment, config, model, prompt_set, seed, batch_size or BATCH_SIZE)
+
+
+@lru_cache(maxsize=1)
+def load_model(reference: str, adapter: str | None) -> "HookedModel":
+    """The model of this name; the last one stays loaded, since runs come in rows."""
+    from mlux.engine import HookedModel
+
+    return HookedModel.from_pretrained(reference, adapter_path=adapter)
+
+
+def assemble(
+    experiment: Experiment,
+    config: Any,
+    model: "HookedModel",
+    prompts: PromptSet,
+    seed: int,
+    batch_size: int,
+) -> Prepared:
+    """The trials and batches of an experiment, from parts that are already checked.
+
+    Raises:
+        PromptError: If a prompt lacks a role or cannot be run on this model.
+    """
+    from mlux.engine.trials import encode
+
+    prompts.require(experiment.roles, experiment.name)
+    encoded = tuple(encode(model, prompt) for prompt in prompts.prompts)
+    trials = tuple(
+        TrialSpec(prompt=index, condition=dict(condition))
+        for condition in experiment.conditions(config)
+        for index in range(len(prompts.prompts))
+    )
+    return Prepared(
+        experiment=experiment,
+        config=config,
+        model=model,
+        prompts=prompts,
+        encoded=encoded,
+        trials=trials,
+        batches=_batches(trials, [len(e.ids) for e in encoded], batch_size),
+        batch_size=batch_size,
+        seed=seed,
+    )
+
+
+def _given_prompts(
+    experiment: Experiment, prompts: str | Path | PromptSet | None
+) -> PromptSet | None:
+    if isinstance(prompts, PromptSet):
+        return prompts
+    if prompts is not None:
+        return prompt_sets.load(prompts)
+    return prompt_sets.load(experiment.prompts) if isinstance(experiment.prompts, str) else None
+
+
+def _made_prompts(
+    experiment: Experiment, model: "HookedModel", config: Any, seed: int
+) -> PromptSet:
+    assert callable(experiment.prompts)
+    made = tuple(experiment.prompts(model, config, seed))
+    return PromptSet(name=f"{experiment.name} seed {seed}", prompts=made)
+
+
+def _batches(
+    trials: Sequence[TrialSpec], lengths: Sequence[int], batch_size: int
+) -> tuple[tuple[int, ...], ...]:
+    """Trials of one condition and one length together, so that nothing is padded for long."""
+    buckets: dict[tuple[tuple[str, str], ...], dict[int, list[int]]] = {}
+    for number, trial in enumerate(trials):
+        condition = tuple(sorted(trial.condition.items()))
+        buckets.setdefault(condition, {}).setdefault(lengths[trial.prompt], []).append(number)
+    return tuple(
+        tuple(bucket[start : start + batch_size])
+        for by_length in buckets.values()
+        for _, bucket in sorted(by_length.items())
+        for start in range(0, len(bucket), batch_size)
+    )

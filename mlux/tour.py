@@ -1,0 +1,101 @@
+"""The main job, end to end: what `mlux demo` runs and what it found.
+
+Three experiments on the built-in model and on its 4-bit twin, stored like any other run; then four
+questions to the database, each with the command that asks it again.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from mlux.runner import Run, run_experiment
+from mlux.store import Store, query
+
+MODELS = ("demo", "demo-4bit")
+JOBS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("logit_lens", {"prompts": "facts"}),
+    ("induction_heads", {}),
+    ("activation_patching", {"prompts": "ioi:4", "params": {"sites": ("resid_pre", "head")}}),
+)
+
+FIRST_LAYER = """\
+SELECT model, layer, count(*) AS prompts FROM (
+  SELECT model, prompt, min(layer) AS layer
+  FROM results
+  WHERE metric = 'answer_rank' AND value = 0
+  GROUP BY run, model, prompt)
+GROUP BY model, layer"""
+
+INDUCTION_HEADS = """\
+SELECT layer, head, avg(value) AS prefix_matching_score
+FROM results WHERE model = 'demo' AND metric = 'prefix_matching_score'
+GROUP BY layer, head ORDER BY 3 DESC LIMIT 3"""
+
+PATCHED_HEADS = """\
+SELECT layer, head, avg(value) AS patching_effect
+FROM results WHERE model = 'demo' AND metric = 'patching_effect' AND condition = 'site=head'
+GROUP BY layer, head ORDER BY 3 DESC LIMIT 4"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """An answer from the database.
+
+    Attributes:
+        question: What was asked.
+        columns: The table's columns.
+        rows: The table's rows.
+        command: How to ask it again.
+    """
+
+    question: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    command: str
+
+
+def run_jobs(location: str, *, progress: bool) -> Iterator[Run]:
+    """Runs every job on every model and stores the results."""
+    for model, (experiment, options) in product(MODELS, JOBS):
+        yield run_experiment(
+            experiment,
+            model=model,
+            tags={"tour": "demo"},
+            db=location,
+            progress=progress,
+            **options,
+        )
+
+
+def findings(location: str, runs: Sequence[Run]) -> Iterator[Finding]:
+    """What these runs show."""
+    with Store.open(location) as store:
+        yield _ask(store, "At which layer is the right answer first on top?", FIRST_LAYER)
+        yield _ask(store, "Which heads are induction heads?", INDUCTION_HEADS)
+        yield _ask(
+            store, "Which heads carry the answer to “mary and john … gave it to”?", PATCHED_HEADS
+        )
+    full, quantised = (run.uid for run in runs if run.experiment == "logit_lens")
+    yield _difference(location, full, quantised)
+
+
+def _ask(store: Store, question: str, sql: str) -> Finding:
+    columns, rows = query(store, sql)
+    command = f'mlux sql "{sql}"'
+    return Finding(question=question, columns=columns, rows=rows, command=command)
+
+
+def _difference(location: str, full: str, quantised: str) -> Finding:
+    from mlux import compare  # pandas and SciPy, which the runs above do without
+
+    metric = "answer_probability"
+    table = compare.diff(full, quantised, metric=metric, by="layer", db=location)
+    shown = ["layer", "n", "a", "b", "estimate", "low", "high", "q"]
+    columns = [column for column in shown if column in table]
+    return Finding(
+        question="What do 4 bits a weight change in the answer's probability?",
+        columns=columns,
+        rows=table[columns].astype(object).to_numpy().tolist(),
+        command=f"mlux compare {full} {quantised} --metric {metric}",
+    )
