@@ -9,6 +9,7 @@ import ctypes
 import ctypes.util
 import os
 import sys
+import warnings
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
@@ -49,12 +50,15 @@ def load() -> Blas:
 def _load() -> Blas:
     if sys.platform != "linux":
         return Blas(library=None, reason="MLX brings its own on this platform")
-    if "mlx.core" in sys.modules:
-        return Blas(library=None, reason="MLX was imported before mlux; import mlux.engine first")
     wanted = os.environ.get("MLUX_BLAS")
     if wanted == "none":
         return Blas(library=None, reason="MLUX_BLAS is none")
-    for path in [wanted] if wanted else _candidates():
+    candidates = [wanted] if wanted else _candidates()
+    if "mlx.core" in sys.modules and candidates:
+        reason = "MLX was imported before mlux.engine, too late for a faster BLAS"
+        warnings.warn(f"{reason}; import mlux.engine first.", RuntimeWarning, stacklevel=2)
+        return Blas(library=None, reason=reason)
+    for path in candidates:
         try:
             ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
         except OSError:

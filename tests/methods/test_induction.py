@@ -1,0 +1,122 @@
+"""Induction scores against their definitions, and the built-in model's known heads."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlux.engine import HookedModel, sites
+from mlux.engine.arrays import to_numpy
+from mlux.engine.trials import PromptBatch, Trial, encode
+from mlux.methods.ablation import Head, logits_without
+from mlux.methods.induction import InductionScores, induction_scores, second_repeat_accuracy
+from mlux.registry import get
+
+PERIOD = 20
+
+
+@pytest.fixture(scope="module")
+def model() -> HookedModel:
+    return HookedModel.from_pretrained("demo")
+
+
+@pytest.fixture(scope="module")
+def tokens(model: HookedModel) -> mx.array:
+    experiment = get("induction_heads")
+    assert callable(experiment.prompts)
+    made = experiment.prompts(model, experiment.config(n_sequences=24, period=PERIOD), 0)
+    trials = [Trial(number=i, encoded=encode(model, prompt)) for i, prompt in enumerate(made)]
+    return PromptBatch(trials, {}).clean.tokens
+
+
+@pytest.fixture(scope="module")
+def scores(model: HookedModel, tokens: mx.array) -> list[InductionScores]:
+    return induction_scores(model, tokens, period=PERIOD)
+
+
+def test_the_sequences_repeat_words_of_the_vocabulary(model: HookedModel, tokens: mx.array) -> None:
+    assert tokens.shape == (24, 2 * PERIOD + 1)
+    assert mx.array_equal(tokens[:, 1 : PERIOD + 1], tokens[:, PERIOD + 1 :])
+    assert mx.all(tokens[:, 0] == model.tokenizer.bos_token_id)
+    for row in tokens[:, 1 : PERIOD + 1].tolist():
+        assert len(set(row)) == PERIOD
+        assert not set(row) & set(model.tokenizer.all_special_ids)
+
+
+def test_attention_scores_equal_their_definition(
+    model: HookedModel, tokens: mx.array, scores: list[InductionScores]
+) -> None:
+    patterns = model.get_attention_patterns(tokens)
+    seq = tokens.shape[1]
+    for layer, score in enumerate(scores):
+        pattern = to_numpy(patterns[layer])
+        prefix = [pattern[:, :, i, i - PERIOD + 1] for i in range(seq - PERIOD, seq)]
+        previous = [pattern[:, :, i, i - 1] for i in range(1, seq)]
+        np.testing.assert_allclose(to_numpy(score.prefix_matching), np.mean(prefix, axis=0), 1e-4)
+        np.testing.assert_allclose(to_numpy(score.previous_token), np.mean(previous, axis=0), 1e-4)
+
+
+def test_copying_equals_a_slow_twin(
+    model: HookedModel, tokens: mx.array, scores: list[InductionScores]
+) -> None:
+    """The head's own path through the output projection and the model's head, token by token."""
+    layer, head = int(np.argmax([to_numpy(s.copying).mean(0).max() for s in scores])), 1
+    last = sites.resid_post(5)
+    block = model.layers[layer]
+    _, cache = model.run_with_cache(
+        tokens[:1], hooks=[last, sites.tap(layer, "z"), sites.tap(layer, "pattern")]
+    )
+    z = cache[sites.tap(layer, "z")]
+    alone = mx.zeros_like(z)
+    alone[:, head] = z[:, head]
+    added = block.self_attn.o_proj(alone.transpose(0, 2, 1, 3).reshape(1, tokens.shape[1], -1))
+    push = to_numpy(model.unembed(cache[last]) - model.unembed(cache[last] - added))[0]
+    pattern = to_numpy(cache[sites.tap(layer, "pattern")])[0, head]
+    ids = tokens[0].tolist()
+    on_source = total = 0.0
+    for i in range(len(ids) - PERIOD, len(ids)):
+        centred = push[i] - push[i].mean()
+        on_source += max(0.0, centred[ids[int(pattern[i].argmax())]])
+        total += sum(max(0.0, centred[token]) for token in ids[-PERIOD:])
+    expected = 2 * on_source / total - 1
+    assert float(scores[layer].copying[0, head]) == pytest.approx(expected, abs=2e-3)
+
+
+def accuracy(model: HookedModel, tokens: mx.array, heads: list[Head]) -> float:
+    logits = logits_without(model, tokens, heads)
+    return float(mx.mean(second_repeat_accuracy(logits, tokens, period=PERIOD)))
+
+
+def ranked(scores: list[InductionScores], name: str) -> list[tuple[float, Head]]:
+    """Heads by a score, best first."""
+    return sorted(
+        (
+            (float(value), (score.layer, head))
+            for score in scores
+            for head, value in enumerate(to_numpy(getattr(score, name)).mean(axis=0))
+        ),
+        reverse=True,
+    )
+
+
+def test_the_built_in_model_has_induction_heads_and_needs_them(
+    model: HookedModel, tokens: mx.array, scores: list[InductionScores]
+) -> None:
+    induction = ranked(scores, "prefix_matching")
+    whole = accuracy(model, tokens, [])
+    assert whole >= 0.95
+    assert induction[0][0] >= 0.5
+    shared = induction[1][0] >= 0.4  # two heads that share the work are ablated together
+    top = [head for _, head in induction[: 2 if shared else 1]]
+    assert whole - accuracy(model, tokens, top) >= 0.6
+    every = [head for _, head in induction]
+    costs = [whole - accuracy(model, tokens, [head]) for head in every]
+    assert float(np.median(costs)) <= 0.05
+
+
+def test_the_built_in_model_has_a_previous_token_head_before_them(
+    model: HookedModel, tokens: mx.array, scores: list[InductionScores]
+) -> None:
+    (score, previous), (next_score, _) = ranked(scores, "previous_token")[:2]
+    assert score >= 0.6
+    assert score > next_score
+    assert previous[0] < ranked(scores, "prefix_matching")[0][1][0]

@@ -1,0 +1,133 @@
+"""Activation patching against its definition and against a plain loop over hooks."""
+
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from mlux import prompts
+from mlux.engine import HookedModel, HookWrapper
+from mlux.engine.passes import Hook
+from mlux.engine.trials import EncodedPrompt, encode
+from mlux.errors import PromptError
+from mlux.methods.patching import PatchingResult, activation_patching, every_edit
+from mlux.methods.sweeps import SITES, Edit, SiteName, base_pass, path_of, rows_within, sweep
+
+
+@pytest.fixture(scope="module")
+def model() -> HookedModel:
+    return HookedModel.from_pretrained("demo")
+
+
+@pytest.fixture(scope="module")
+def pair(model: HookedModel) -> EncodedPrompt:
+    return encode(model, prompts.load("ioi").prompts[1])
+
+
+def patch(
+    model: HookedModel,
+    pair: EncodedPrompt,
+    edits: list[Edit],
+    *,
+    source: tuple[int, ...] | None = None,
+) -> PatchingResult:
+    assert pair.corrupted is not None
+    assert pair.answer is not None
+    assert pair.wrong_answer is not None
+    return activation_patching(
+        model,
+        source or pair.ids,
+        pair.corrupted,
+        answer=pair.answer,
+        wrong_answer=pair.wrong_answer,
+        edits=edits,
+    )
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_patching_everything_gives_exactly_the_clean_run(
+    model: HookedModel, pair: EncodedPrompt, site: SiteName
+) -> None:
+    """The whole residual stream of any layer is everything that the rest of the model sees."""
+    if site in ("resid_pre", "resid_post"):
+        edits = [Edit(site=site, layer=layer) for layer in range(6)]
+        result = patch(model, pair, edits)
+        assert [effect for _, _, effect in result.effects] == [1.0] * 6
+        assert [logit_diff for _, logit_diff, _ in result.effects] == [result.clean] * 6
+    else:  # one layer's attention, MLP or head is only part of it
+        result = patch(model, pair, [Edit(site=site, layer=0, head=0 if site == "head" else None)])
+        assert result.effects[0][2] != 1.0
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_patching_a_run_into_itself_changes_not_one_bit(
+    model: HookedModel, pair: EncodedPrompt, site: SiteName
+) -> None:
+    assert pair.corrupted is not None
+    edits = every_edit(model, site, len(pair.ids), by_position=site != "head")
+    rows = rows_within(model, seq=len(pair.ids), n_edits=16)
+    position = len(pair.ids) - 1
+    base = base_pass(model, pair.corrupted, rows=rows, position=position, site=site)
+    again = base_pass(model, pair.corrupted, rows=rows, position=position, site=site)
+    for chunk, logits in sweep(model, base, again, edits, position=position):
+        assert mx.array_equal(logits[: len(chunk)], base.logits[: len(chunk)])
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_the_sweep_equals_a_plain_loop_over_hooks(
+    model: HookedModel, pair: EncodedPrompt, site: SiteName
+) -> None:
+    edits = every_edit(model, site, len(pair.ids), by_position=True)[::7]
+    result = patch(model, pair, edits)
+    clean = loop_logit_diff(model, pair, pair.ids, [])
+    corrupted = loop_logit_diff(model, pair, pair.corrupted, [])
+    assert result.clean == pytest.approx(clean, rel=1e-4)
+    assert result.corrupted == pytest.approx(corrupted, rel=1e-4)
+    for edit, logit_diff, effect in result.effects:
+        patched = loop_logit_diff(model, pair, pair.corrupted, [edit])
+        assert logit_diff == pytest.approx(patched, abs=2e-4)
+        assert effect == pytest.approx((patched - corrupted) / (clean - corrupted), abs=2e-4)
+
+
+def loop_logit_diff(model: HookedModel, pair: EncodedPrompt, ids: Any, edits: list[Edit]) -> float:
+    """One patch at a time, the whole model from the tokens on."""
+    hooks = []
+    for edit in edits:
+        path = path_of(edit.site, edit.layer)
+        _, source = model.run_with_cache(mx.array([pair.ids]), hooks=[path])
+        heads = () if edit.head is None else (edit.head,)
+        place = (0, *heads, slice(None) if edit.position is None else edit.position)
+        hooks.append((path, replacer(source[path], place)))
+    logits = model.run_with_hooks(mx.array([ids]), hooks=hooks)[0, -1]
+    return float(logits[pair.answer] - logits[pair.wrong_answer])
+
+
+def replacer(source: mx.array, place: tuple[Any, ...]) -> Hook:
+    def replace(inputs: Any, output: mx.array, wrapper: HookWrapper) -> mx.array:
+        patched = mx.array(output)
+        patched[place] = source[place]
+        return patched
+
+    return replace
+
+
+def test_small_batches_give_the_same_effects(model: HookedModel, pair: EncodedPrompt) -> None:
+    assert rows_within(model, seq=15, n_edits=90, budget=1) == 1
+    assert rows_within(model, seq=15, n_edits=90) == 90
+    position = len(pair.ids) - 1
+    edits = every_edit(model, "attn_out", len(pair.ids), by_position=True)[:20]
+    by_rows = []
+    for rows in (3, 20):
+        base = base_pass(model, pair.corrupted or (), rows=rows, position=position, site="attn_out")
+        source = base_pass(model, pair.ids, rows=rows, position=position, site="attn_out")
+        parts = sweep(model, base, source, edits, position=position)
+        by_rows.append(mx.concatenate([logits[: len(chunk)] for chunk, logits in parts]))
+    assert mx.allclose(*by_rows, atol=1e-3)
+
+
+def test_what_cannot_be_patched_is_refused(model: HookedModel, pair: EncodedPrompt) -> None:
+    edits = [Edit(site="resid_pre", layer=0)]
+    with pytest.raises(PromptError, match=r"the clean one has \d+ tokens and the corrupted"):
+        patch(model, pair, edits, source=pair.ids[:-1])
+    with pytest.raises(PromptError, match="same logit difference"):
+        patch(model, pair, edits, source=pair.corrupted)
