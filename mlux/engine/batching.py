@@ -71,8 +71,14 @@ def context_length(config: Mapping[str, Any]) -> int | None:
 
 
 def encode_text(tokenizer: Any, text: str, *, add_bos: bool = True) -> list[int]:
-    """The token ids of a raw text, with the special tokens that the tokenizer adds on its own."""
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=add_bos)
+    """The token ids of a raw text, after the special tokens that the tokenizer begins it with."""
+    bare: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    if not add_bos:
+        return bare
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=True)
+    # Some tokenizers end a text with a special token too; a prompt is there to be continued.
+    while bare and ids[-1] != bare[-1]:
+        ids.pop()
     return ids
 
 
@@ -122,13 +128,9 @@ def answer_token(tokenizer: Any, prompt: Prompt, *, role: str = "answer") -> int
     spaced = prompt.text[-1:].isspace() or answer[:1].isspace()
     start = encode_text(tokenizer, prompt.text)
     whole = encode_text(tokenizer, prompt.text + ("" if spaced else " ") + answer)
-    # Some tokenizers end every text with a special token; the answer then follows what is shared.
-    shared = next(
-        (i for i, (a, b) in enumerate(zip(start, whole, strict=False)) if a != b), len(start)
-    )
-    if shared < len(start) - 1 or shared >= len(whole):
+    if whole[: len(start)] != start or len(whole) == len(start):
         raise PromptError(
             f"The {role.replace('_', ' ')} {answer!r} does not begin with a token of its own "
-            f"after {prompt.text[-40:]!r}."
+            f"after {prompt.text[-40:]!r}. A space between them belongs to the answer."
         )
-    return whole[shared]
+    return whole[len(start)]

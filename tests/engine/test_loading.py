@@ -1,0 +1,205 @@
+"""Models by name, folder and hub id; and one clear line for what is none of these."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from mlux.engine import HookedModel, loading
+from mlux.errors import ModelError, PromptError, UnknownNameError
+
+DEMO = loading.find("demo").folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the built-in model that a test may break."""
+    return Path(shutil.copytree(DEMO, tmp_path / "copy"))
+
+
+def test_the_demo_model_has_the_sizes_of_its_card() -> None:
+    model = HookedModel.from_pretrained("demo")
+    config = model.config
+    assert {key: config[key] for key in ("n_layers", "n_heads", "d_head", "d_model")} == {
+        "n_layers": 6,
+        "n_heads": 4,
+        "d_head": 32,
+        "d_model": 128,
+    }
+    assert config["model_type"] == "llama"
+    assert config["quantization"] is None
+    assert "HookedModel(llama, 6 layers, 4 heads" in repr(model)
+
+
+def test_a_folder_is_the_same_model_as_the_built_in_one(folder: Path) -> None:
+    built_in = HookedModel.from_pretrained("demo")
+    copied = HookedModel.from_pretrained(folder)
+    assert copied.identity.content_hash == built_in.identity.content_hash
+    assert (copied.identity.name, copied.identity.source) == ("copy", str(folder.resolve()))
+    text = "the capital of france is"
+    assert mx.array_equal(copied.forward(text), built_in.forward(text))
+
+
+def test_other_weights_are_another_model(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    tensors = mx.load(str(weights))
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] * 1.5
+    mx.save_safetensors(str(weights), tensors, metadata={"format": "mlx"})
+    changed = HookedModel.from_pretrained(folder).identity
+    assert changed.content_hash != HookedModel.from_pretrained("demo").identity.content_hash
+
+
+def test_bits_and_dtype_are_part_of_a_models_identity() -> None:
+    identities = [
+        HookedModel.from_pretrained("demo").identity,
+        HookedModel.from_pretrained("demo", dtype="float16").identity,
+        HookedModel.from_pretrained("demo-4bit").identity,
+    ]
+    assert len({identity.content_hash for identity in identities}) == 3
+    assert [identity.dtype for identity in identities[1:]] == ["float16", identities[0].dtype]
+    assert (identities[2].quant_bits, identities[2].quant_group_size) == (4, 32)
+    assert identities[0].quant_bits is None
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_every_dtype_keeps_its_precision_through_a_hook(dtype: str) -> None:
+    model = HookedModel.from_pretrained("demo", dtype=dtype)
+    _, cache = model.run_with_cache("the capital of france is")
+    assert {str(array.dtype) for array in cache.values()} == {f"mlx.core.{dtype}"}
+    assert model.config["dtype"] == dtype
+
+
+def test_a_hub_id_is_found_in_the_local_cache(tmp_path: Path) -> None:
+    """The layout of the hub's cache: blobs, a snapshot that links to them, and a ref."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--lab--tiny"
+    snapshot = repository / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    for file in DEMO.iterdir():
+        shutil.copy(file, snapshot / file.name)
+    script = (
+        "from mlux.engine import HookedModel\n"
+        "import json\n"
+        "identity = HookedModel.from_pretrained('lab/tiny').identity\n"
+        "print(json.dumps([identity.name, identity.source, identity.revision]))\n"
+    )
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == ["lab/tiny", "lab/tiny", commit]
+
+
+def test_unknown_names_are_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UnknownNameError, match=r"No model named 'dmo'. Did you mean 'demo'"):
+        HookedModel.from_pretrained("dmo")
+    with pytest.raises(ModelError, match=r"No folder at './absent'"):
+        HookedModel.from_pretrained("./absent")
+    with pytest.raises(ModelError, match=r"Cannot get the model 'lab/absent' from the hub"):
+        HookedModel.from_pretrained("lab/absent")
+    with pytest.raises(UnknownNameError, match=r"No dtype named 'float61'"):
+        HookedModel.from_pretrained("demo", dtype="float61")
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"")
+    with pytest.raises(ModelError, match="is a file; expected a folder"):
+        HookedModel.from_pretrained(file)
+
+
+def test_a_folder_that_holds_no_model_is_refused(folder: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(ModelError, match=r"has no config\.json"):
+        HookedModel.from_pretrained(empty)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="has no weights"):
+        HookedModel.from_pretrained(folder)
+    (folder / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ModelError, match="Cannot load the model 'copy'"):
+        HookedModel.from_pretrained(folder)
+
+
+def test_an_architecture_that_mlx_lm_does_not_know_is_named(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "nonesuch"}))
+    with pytest.raises(ModelError, match="Model type nonesuch not supported"):
+        HookedModel.from_pretrained(folder)
+
+
+def test_an_adapter_changes_the_model_and_its_identity(tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    lora = {"rank": 4, "scale": 2.0, "dropout": 0.0}
+    settings = {"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": lora}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+    from mlx_lm.utils import load_model
+
+    model, _ = load_model(DEMO)
+    model.freeze()
+    linear_to_lora_layers(model, 2, lora)
+    mx.random.seed(3)
+    weights = {
+        name: mx.random.normal(value.shape)
+        for name, value in dict(_flat(model.trainable_parameters())).items()
+    }
+    mx.save_safetensors(str(adapter / "adapters.safetensors"), weights)
+
+    plain = HookedModel.from_pretrained("demo")
+    adapted = HookedModel.from_pretrained("demo", adapter_path=adapter)
+    text = "the capital of france is"
+    assert not mx.allclose(plain.forward(text), adapted.forward(text))
+    assert adapted.identity.adapter_source == str(adapter.resolve())
+    assert adapted.identity.content_hash != plain.identity.content_hash
+    # The canonical places are found in an adapted model too.
+    logits, cache = adapted.run_with_cache(text, hooks=["model.layers.5"])
+    assert mx.array_equal(adapted.unembed(cache["model.layers.5"]), logits)
+    with pytest.raises(ModelError, match=r"has no adapter_config\.json"):
+        HookedModel.from_pretrained("demo", adapter_path=tmp_path / "absent")
+
+
+def _flat(tree: object) -> list[tuple[str, mx.array]]:
+    from mlx.utils import tree_flatten
+
+    return list(tree_flatten(tree))
+
+
+def test_a_model_made_in_memory_cannot_be_filed() -> None:
+    loaded = HookedModel.from_pretrained("demo")
+    model = HookedModel(loaded.model, loaded.tokenizer)
+    assert model.config["vocab_size"] == loaded.config["vocab_size"]
+    with pytest.raises(ModelError, match="was made in memory"):
+        _ = model.identity
+
+
+def test_text_becomes_tokens_in_every_form() -> None:
+    model = HookedModel.from_pretrained("demo")
+    text = "the capital of france is"
+    ids = model.tokenize(text)[0].tolist()
+    assert ids[0] == model.tokenizer.bos_token_id
+    assert model.tokenize(text, add_bos=False)[0].tolist() == ids[1:]
+    for form in (text, ids, [text], mx.array(ids), mx.array([ids])):
+        assert model.to_batch(form).tokens.tolist() == [ids]
+    batch = model.to_batch([text, "mary lives in"])
+    assert batch.lengths == (6, 4)
+    assert batch.last.tolist() == [5, 3]
+    assert batch.row_ids(1) == model.tokenize("mary lives in")[0].tolist()
+
+
+def test_what_cannot_be_run_is_refused() -> None:
+    model = HookedModel.from_pretrained("demo")
+    limit = model.config["context_length"]
+    with pytest.raises(PromptError, match=rf"A prompt has {limit + 1} tokens; .* is {limit}"):
+        model.forward(" ".join(["dog"] * limit))
+    with pytest.raises(PromptError, match="has no tokens"):
+        model.forward([])
+    with pytest.raises(PromptError, match=r"expected \[batch, seq\]"):
+        model.forward(mx.zeros((1, 2, 3), dtype=mx.int32))
