@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlux import compare as compare
-    from mlux import registry as registry
+    import mlux.compare as compare
+    import mlux.registry as registry
     from mlux.engine import HookedModel as HookedModel
     from mlux.registry import experiment as experiment
     from mlux.runner import run_experiment as run_experiment

@@ -91,8 +91,7 @@ def _difference(location: str, full: str, quantised: str) -> Finding:
 
     metric = "answer_probability"
     table = compare.diff(full, quantised, metric=metric, by="layer", db=location)
-    shown = ["layer", "n", "a", "b", "estimate", "low", "high", "q"]
-    columns = [column for column in shown if column in table]
+    columns = ["layer", "n", "mean_a", "mean_b", "estimate", "low", "high", "q"]
     return Finding(
         question="What do 4 bits a weight change in the answer's probability?",
         columns=columns,

@@ -1,1 +1,5 @@
-"""The command line."""
+"""The command line: a thin root, and one file a command group."""
+
+from mlux.cli.root import main as main
+
+__all__ = ["main"]

@@ -1,0 +1,66 @@
+# The two commands of the README need Python 3.11 or newer and make, nothing else.
+#
+#   make demo        install mlux into .venv and run the main job on the built-in model
+#   make test        install the tools too, then every check and every test
+#
+# Both install once: the stamps below are older than pyproject.toml only when it has changed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := mlux experiments migrations tests benchmarks tools
+
+.DEFAULT_GOAL := help
+.PHONY: help demo install test lint format check pytest bench demo-model example-db dist clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## install mlux and run the main job on the built-in model
+	$(BIN)/mlux demo
+
+install: $(VENV)/.dev ## install mlux and the tools of its developers into .venv
+
+test: lint pytest ## every check and every test
+
+lint: $(VENV)/.dev ## style, types, layers, dependencies
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy mlux experiments migrations
+	$(BIN)/lint-imports
+	$(BIN)/deptry mlux experiments migrations
+
+pytest: $(VENV)/.dev ## the tests alone; ARGS="-k lens" chooses some
+	$(BIN)/pytest $(ARGS)
+
+format: $(VENV)/.dev ## let ruff mend what it can
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+bench: $(VENV)/.dev ## how long the commands take to start
+	$(BIN)/python benchmarks/startup.py
+
+demo-model: $(VENV)/.dev ## train the built-in model again, from generated text
+	$(BIN)/python -m tools.demo_model
+
+example-db: $(VENV)/.dev ## rebuild mlux.db.example
+	$(BIN)/python -m tools.example_db
+
+dist: $(VENV)/.dev ## build the wheel and the source archive
+	$(BIN)/python -m build
+
+clean: ## remove what make made, .venv included
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "mlux needs Python 3.11 or newer; name one with: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.installed

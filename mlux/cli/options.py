@@ -1,0 +1,20 @@
+"""Parts of options that several commands share."""
+
+from collections.abc import Sequence
+
+import click
+
+
+def pairs(
+    context: click.Context, parameter: click.Parameter, value: Sequence[str]
+) -> dict[str, str]:
+    """Turns repeated KEY=VALUE options into a mapping."""
+    found: dict[str, str] = {}
+    for entry in value:
+        key, separator, text = entry.partition("=")
+        if not (key and separator):
+            raise click.BadParameter(f"{entry!r} is not KEY=VALUE.", context, parameter)
+        if key in found:
+            raise click.BadParameter(f"{key!r} is given twice.", context, parameter)
+        found[key] = text
+    return found

@@ -1,0 +1,127 @@
+"""`mlux run`: experiments × models."""
+
+import sys
+from dataclasses import asdict
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlux.cli.groups import examples
+from mlux.cli.options import pairs
+from mlux.cli.output import format_option, note, show_records
+from mlux.cli.settings import Settings, pass_settings
+from mlux.errors import RunError
+
+if TYPE_CHECKING:
+    from mlux.runner import Run
+
+PLAN_COLUMNS = ("experiment", "model", "prompt_set", "n_trials", "forward_passes", "bytes")
+
+
+@click.command(
+    epilog=examples(
+        "mlux run logit_lens --model demo",
+        "mlux run logit_lens -m demo -p top_k=5 --prompts facts --tag paper=draft",
+        "mlux run logit_lens activation_patching -m ./model-a -m ./model-b --dry-run",
+    )
+)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.option(
+    "-m",
+    "--model",
+    "models",
+    metavar="MODEL",
+    multiple=True,
+    required=True,
+    help="`demo`, a folder, or a hub id; give it again for more models.",
+)
+@click.option("--prompts", metavar="FILE_OR_SET", help="Instead of the experiment's own prompts.")
+@click.option(
+    "-p",
+    "--param",
+    "params",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=pairs,
+    help="An option of the experiment; see: mlux experiments NAME.",
+)
+@click.option(
+    "--seed", metavar="N", type=int, default=0, show_default=True, help="Of everything random."
+)
+@click.option(
+    "--tag",
+    "tags",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=pairs,
+    help="A label to find it by.",
+)
+@click.option("--note", "text", metavar="TEXT", help="A sentence to remember it by.")
+@click.option(
+    "--batch-size",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Prompts at once; default: by memory.",
+)
+@click.option("--adapter", metavar="PATH", help="LoRA weights to put on the model.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and run nothing.")
+@format_option
+@pass_settings
+def command(
+    settings: Settings,
+    /,
+    names: tuple[str, ...],
+    models: tuple[str, ...],
+    tags: dict[str, str],
+    text: str | None,
+    dry_run: bool,
+    output: str,
+    **options: Any,
+) -> None:
+    """Run experiments on models and store every number.
+
+    Every NAME runs on every MODEL. All of them are checked before the first one
+    starts. One line for each run goes to stdout: its id, experiment, model and
+    status. What is done stays done: an interrupted run continues with
+    `mlux runs resume`.
+    """
+    from mlux import registry, runner
+    from mlux.store import Store
+
+    for name in names:
+        registry.get(name)  # a typing error is told before a big model is loaded
+    jobs = [{"name": name, "model": model, **options} for model, name in product(models, names)]
+    plans = [runner.plan_experiment(**job) for job in jobs]
+    if dry_run:
+        show_records([asdict(plan) for plan in plans], output, PLAN_COLUMNS)
+        return
+    with Store.open(settings.location, write=True):
+        pass  # said now, if the database cannot be written
+    filed: dict[str, Any] = {"tags": tags, "note": text, "db": settings.location}
+    runs: list[Run] = []
+    try:
+        for number, job in enumerate(jobs, start=1):
+            note(f"Run {number} of {len(jobs)}: {job['name']} on {job['model']}")
+            runs.append(runner.run_experiment(**job, **filed, progress=sys.stderr.isatty()))
+            if output == "table":
+                echo_run(runs[-1])
+    finally:
+        # One JSON document, and one also when the third of five runs fails.
+        if output != "table":
+            show_records([asdict(run) for run in runs], output)
+    fail_unless_done(runs)
+
+
+def echo_run(run: "Run") -> None:
+    """One line for programs that cut it at the tabs."""
+    click.echo("\t".join((run.uid, run.experiment, run.model, run.status)))
+
+
+def fail_unless_done(runs: "list[Run]") -> None:
+    """Raises RunError if a run has trials that failed."""
+    failed = [run.uid for run in runs if run.status != "done"]
+    if failed:
+        raise RunError(
+            f"{len(failed)} of {len(runs)} runs did not finish; see: mlux runs show {failed[0]}"
+        )

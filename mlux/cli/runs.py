@@ -1,0 +1,128 @@
+"""`mlux runs`: what was run."""
+
+import sys
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlux.cli.groups import Group, examples
+from mlux.cli.options import pairs
+from mlux.cli.output import (
+    FOR_EYES,
+    format_option,
+    json_option,
+    note,
+    show_json,
+    show_part,
+    show_records,
+)
+from mlux.cli.settings import Settings, pass_settings
+
+if TYPE_CHECKING:
+    from mlux.store import StoredRun
+
+STATUSES = ("queued", "running", "done", "failed", "crashed")
+COLUMNS = ("run", "experiment", "model", "status", "trials", "created")
+
+
+@click.group(cls=Group, epilog=examples("mlux runs list", "mlux runs show latest"))
+def command() -> None:
+    """List, show and resume runs.
+
+    A run is named by its id, by the beginning of its id if that is the only such
+    run, by `latest`, or by `latest:EXPERIMENT`.
+    """
+
+
+@command.command(
+    "list",
+    epilog=examples("mlux runs list", "mlux runs list --experiment logit_lens --status done"),
+)
+@click.option("--experiment", metavar="NAME", help="Only runs of this experiment.")
+@click.option("--model", metavar="NAME", help="Only runs on this model.")
+@click.option("--status", type=click.Choice(STATUSES), help="Only runs with this status.")
+@click.option(
+    "--tag", metavar="KEY=VALUE", multiple=True, callback=pairs, help="Only runs with it."
+)
+@click.option("-n", "--limit", type=click.IntRange(min=1), help="Only so many, the newest.")
+@format_option
+@pass_settings
+def list_(settings: Settings, /, output: str, **filters: Any) -> None:
+    """List runs, newest first."""
+    from mlux import store
+
+    records = store.list_runs(settings.read(), **filters)
+    if output in FOR_EYES:
+        records = [run | _short(run) for run in records]
+    show_records(records, output, COLUMNS)
+    if not records:
+        note("No such runs." if any(filters.values()) else "No runs yet. Try: mlux demo")
+
+
+def _short(run: dict[str, Any]) -> dict[str, str]:
+    """What a listing says shorter than the record: how much is done, and when, in local time."""
+    created = datetime.fromisoformat(run["created"]).astimezone()
+    return {"trials": f"{run['done']}/{run['trials']}", "created": f"{created:%m-%d %H:%M}"}
+
+
+@command.command(
+    epilog=examples("mlux runs show latest", "mlux runs show latest:logit_lens --json")
+)
+@click.argument("run")
+@json_option
+@pass_settings
+def show(settings: Settings, run: str, as_json: bool) -> None:
+    """Show all that is known of one run."""
+    from mlux import store
+
+    database = settings.read()
+    parts = _parts(store.load_run(database, store.resolve_run(database, run)))
+    if as_json:
+        show_json(parts)
+        return
+    for title, part in parts.items():
+        show_part(title, part)
+
+
+def _parts(run: "StoredRun") -> dict[str, Any]:
+    """A run as a person reads it: title → its fields, or its list of records."""
+    known = asdict(run)
+    facts = ("status", "error", "note", "seed", "batch_size", "created_at", "started_at")
+    ends = ("finished_at", "seconds", "peak_memory_bytes", "hook_fires")
+    return {
+        "run": {"run": run.uid} | {name: known[name] for name in facts + ends},
+        "trials": dict(run.counts),
+        "experiment": {
+            name: known[name] for name in ("experiment", "description", "paper", "code_hash")
+        },
+        "params": dict(run.params),
+        "tags": dict(run.tags),
+        "model": {"label": run.model_label} | known["model"],
+        "prompts": {
+            "name": run.prompts.name,
+            "prompts": len(run.prompts.prompts),
+            "content_hash": run.prompts.content_hash,
+        },
+        "metrics": list(known["metrics"]),
+        "environment": known["environment"],
+        "events": list(known["events"]),
+        "failures": [{"trial": trial, "error": error} for trial, error in run.failures.items()],
+    }
+
+
+@command.command(epilog=examples("mlux runs resume latest"))
+@click.argument("run")
+@pass_settings
+def resume(settings: Settings, run: str) -> None:
+    """Run the trials that a stopped run still lacks.
+
+    What is there stays; a run that has everything is left as it is.
+    """
+    from mlux import runner
+    from mlux.cli.run import echo_run, fail_unless_done
+
+    finished = runner.resume(run, db=settings.location, progress=sys.stderr.isatty())
+    echo_run(finished)
+    fail_unless_done([finished])

@@ -1,0 +1,77 @@
+"""Fixtures that every part of the suite may use."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import mlux.engine  # noqa: F401 # before any test imports MLX, which binds its BLAS at once
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def fresh_db(tmp_path: Path) -> Path:
+    """Where a test may put its database; nothing is there yet."""
+    return tmp_path / "fresh.db"
+
+
+@pytest.fixture(scope="session")
+def few_prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of four shipped prompts with all roles that the experiments ask for."""
+    from mlux import prompts
+
+    path = tmp_path_factory.mktemp("prompts") / "few.jsonl"
+    chosen = prompts.load("ioi").prompts[:4]
+    roles = ("text", "corrupted", "answer", "wrong_answer")
+    lines = [json.dumps({role: getattr(prompt, role) for role in roles}) for prompt in chosen]
+    path.write_text("\n".join(lines), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory, few_prompts: Path) -> Path:
+    """A database of `logit_lens` on `demo` and on `demo-4bit`, which nobody may change."""
+    from mlux import run_experiment
+
+    path = tmp_path_factory.mktemp("recorded") / "recorded.db"
+    for model in ("demo", "demo-4bit"):
+        run_experiment(
+            "logit_lens", model=model, prompts=str(few_prompts), tags={"kind": "test"}, db=str(path)
+        )
+    return path
+
+
+@pytest.fixture
+def recorded_db(recorded: Path, tmp_path: Path) -> Path:
+    """A copy of `recorded` that a test may change."""
+    return Path(shutil.copy(recorded, tmp_path / "recorded.db"))
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """`cli("runs", "list")` is `mlux runs list`, typed in an empty folder (or `cwd=`)."""
+    home = tmp_path / "here"
+    home.mkdir()
+    # The suite must not depend on what the person who runs it has set, nor reach the network.
+    own = ("MLUX_DB", "MLUX_EXPERIMENTS", "COLUMNS", "NO_COLOR", "FORCE_COLOR")
+    environment = {k: v for k, v in os.environ.items() if k not in own} | {"HF_HUB_OFFLINE": "1"}
+
+    def run(
+        *arguments: str | Path, cwd: Path = home, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "mlux.cli", *map(str, arguments)],
+            cwd=cwd,
+            env=environment | variables,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run

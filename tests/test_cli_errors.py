@@ -1,0 +1,215 @@
+"""Bad input is answered in one line that says what to do, and leaves nothing behind."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]  # the fixture of conftest.py
+RUN = ("run", "logit_lens", "--model", "demo")
+
+# What is typed → what the one line has to say. The folder it is typed in is empty.
+UNKNOWN = {
+    "experiment": (("run", "logitlens", "--model", "demo"), "Did you mean 'logit_lens'?"),
+    "described experiment": (("experiments", "logit_lenz"), "Did you mean 'logit_lens'?"),
+    "second experiment": (
+        ("run", "logit_lens", "indction_heads", "--model", "demo"),
+        "Did you mean 'induction_heads'?",
+    ),
+    "model": (("run", "logit_lens", "--model", "dem"), "Did you mean 'demo'"),
+    "second model": ((*RUN, "--model", "no/such/folder"), "no/such/folder"),
+    "prompt set": ((*RUN, "--prompts", "fcts"), "Did you mean 'facts'"),
+    "prompts file": ((*RUN, "--prompts", "missing.jsonl"), "missing.jsonl"),
+    "parameter": ((*RUN, "-p", "topk=5"), "Did you mean 'top_k'?"),
+    "value of the wrong type": ((*RUN, "-p", "top_k=many"), "top_k"),
+    "run without a database": (("runs", "show", "abc"), "mlux demo"),
+    "no database to list": (("runs", "list"), "mlux demo"),
+    "no database to ask": (("sql", "SELECT 1"), "mlux demo"),
+    "model to show without a database": (("models", "show", "demo"), "mlux demo"),
+    "folder of the database": (("--db", "no/such/x.db", *RUN), "no/such"),
+    "kind of database": (("--db", "mysql://host/x", "runs", "list"), "mysql"),
+    "folder of experiments": (("--experiments", "nowhere", "experiments"), "nowhere"),
+}
+
+USAGE = {
+    "command": (("rnu",), "Did you mean 'run'"),
+    "subcommand": (("runs", "lst"), "Did you mean 'list'?"),
+    "option": (("run", "logit_lens", "--modle", "demo"), "--model"),
+    "missing model": (("run", "logit_lens"), "--model"),
+    "format": (("prompts", "list", "--format", "jsn"), "'json'"),
+    "parameter without a value": ((*RUN, "-p", "top_k"), "KEY=VALUE"),
+    "parameter given twice": ((*RUN, "-p", "top_k=1", "-p", "top_k=2"), "twice"),
+    "batch size": ((*RUN, "--batch-size", "0"), "--batch-size"),
+    "seed": ((*RUN, "--seed", "x"), "--seed"),
+    "option in the wrong place": (("runs", "list", "--db", "x.db"), "before the command"),
+    "one run to compare": (("compare", "latest"), "two"),
+    "axis": (("compare", "a", "b", "--by", "layr"), "'layer'"),
+}
+
+
+def _one_line(finished: "subprocess.CompletedProcess[str]", code: int) -> str:
+    assert finished.returncode == code, finished.stderr
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert finished.stdout == ""
+    return line
+
+
+@pytest.mark.parametrize(("arguments", "advice"), UNKNOWN.values(), ids=UNKNOWN)
+def test_an_error_is_one_line(
+    cli: Cli, tmp_path: Path, arguments: tuple[str, ...], advice: str
+) -> None:
+    assert advice in _one_line(cli(*arguments), 1)
+    assert not list((tmp_path / "here").iterdir())
+
+
+@pytest.mark.parametrize(("arguments", "advice"), USAGE.values(), ids=USAGE)
+def test_wrong_usage_is_one_line_and_2(
+    cli: Cli, tmp_path: Path, arguments: tuple[str, ...], advice: str
+) -> None:
+    assert advice in _one_line(cli(*arguments), 2)
+    assert not list((tmp_path / "here").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "advice"),
+    [
+        ("empty.txt", "\n \n", "empty"),
+        ("empty.json", "[]", "empty"),
+        ("broken.jsonl", '{"text": ', "broken.jsonl"),
+        ("role.jsonl", '{"text": "a", "anser": "b"}', "Did you mean 'answer'"),
+        ("number.json", "[3]", "prompt 1"),
+        ("long.json", json.dumps([{"text": "one " * 5000, "answer": "two"}]), "context"),
+        ("binary.txt", b"\xff\xfe\x00\x01", "UTF-8"),
+        ("prompts.docx", "x", ".jsonl"),
+    ],
+)
+def test_bad_prompts_are_one_line(
+    cli: Cli, tmp_path: Path, name: str, content: str | bytes, advice: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert advice in _one_line(cli(*RUN, "--prompts", path), 1)
+    assert not list((tmp_path / "here").iterdir())
+
+
+@pytest.mark.parametrize("files", [(), ("config.json",)], ids=["nothing", "no weights"])
+def test_a_model_folder_without_a_model_is_one_line(
+    cli: Cli, tmp_path: Path, files: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in files:
+        (folder / name).write_text("{}", "utf-8")
+    line = _one_line(cli("run", "logit_lens", "--model", folder), 1)
+    assert ("weights" if files else "config.json") in line
+    assert not list((tmp_path / "here").iterdir())
+
+
+@pytest.fixture(params=["text", "foreign", "folder"])
+def not_ours(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Something at the database's path that is none of mlux's."""
+    path = tmp_path / "other.db"
+    if request.param == "text":
+        path.write_text("dear diary", "utf-8")
+    elif request.param == "folder":
+        path.mkdir()
+    else:
+        with sqlite3.connect(path) as connection:
+            connection.execute("CREATE TABLE runs (id INTEGER)")
+        connection.close()
+    return path
+
+
+@pytest.mark.parametrize("arguments", [("runs", "list"), ("sql", "SELECT 1"), RUN], ids=" ".join)
+def test_what_is_no_database_of_ours_is_left_alone(
+    cli: Cli, not_ours: Path, arguments: tuple[str, ...]
+) -> None:
+    before = not_ours.read_bytes() if not_ours.is_file() else None
+    assert str(not_ours) in _one_line(cli("--db", not_ours, *arguments), 1)
+    assert before == (not_ours.read_bytes() if not_ours.is_file() else None)
+    assert sorted(p.name for p in not_ours.parent.iterdir()) == ["here", "other.db"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_database_is_one_line(cli: Cli, recorded_db: Path) -> None:
+    recorded_db.chmod(0)
+    assert "ermission" in _one_line(cli("--db", recorded_db, "runs", "list"), 1)
+
+
+@pytest.mark.parametrize("arguments", [("runs", "list"), RUN], ids=" ".join)
+def test_a_database_of_a_later_mlux_is_refused(
+    cli: Cli, recorded_db: Path, arguments: tuple[str, ...]
+) -> None:
+    with sqlite3.connect(recorded_db) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'r9999'")
+    connection.close()
+    line = _one_line(cli("--db", recorded_db, *arguments), 1)
+    assert "r9999" in line
+    assert "pip install" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (("runs", "show", "zzzz"), "zzzz"),
+        (("runs", "show", "latest:induction_heads"), "induction_heads"),
+        (("runs", "resume", "zzzz"), "zzzz"),
+        (("compare", "latest", "zzzz"), "zzzz"),
+        (("compare", "latest", "latest", "--metric", "answer_rnk"), "Did you mean 'answer_rank'"),
+        (("models", "show", "dmo"), "Did you mean 'demo'"),
+        (("sql", "DELETE FROM runs"), "read"),
+        (("sql", "SELECT nothing FROM runs"), "nothing"),
+        (("sql", "SELEC 1"), "SELEC"),
+        (("sql", "SELECT 1; DROP TABLE runs"), ""),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_unknown_names_in_a_database_are_one_line(
+    cli: Cli, recorded_db: Path, arguments: tuple[str, ...], advice: str
+) -> None:
+    before = recorded_db.read_bytes()
+    assert advice in _one_line(cli("--db", recorded_db, *arguments), 1)
+    assert recorded_db.read_bytes() == before
+
+
+def test_debug_adds_the_traceback(cli: Cli) -> None:
+    finished = cli("--debug", "runs", "list")
+    assert finished.returncode == 1
+    assert "Traceback" in finished.stderr
+    assert finished.stderr.splitlines()[-1].startswith("Error: ")
+
+
+def test_a_closed_pipe_is_no_error(cli: Cli) -> None:
+    command = f"{sys.executable} -m mlux.cli prompts show facts --json | head -1"
+    finished = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert finished.stdout == "[\n"
+    assert finished.stderr == ""
+
+
+def test_ctrl_c_is_one_line_and_130(tmp_path: Path) -> None:
+    # `mlux sql -` waits for stdin, so there is a moment to press it.
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlux.cli", "sql", "-"],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.splitlines() == ["Error: Interrupted."]
+
+
+def test_nothing_runs_if_one_of_several_names_is_wrong(cli: Cli, fresh_db: Path) -> None:
+    cli("--db", fresh_db, "run", "logit_lens", "nope", "--model", "demo")
+    assert not fresh_db.exists()

@@ -1,0 +1,105 @@
+"""Experiments are found by their file's name, and imported only when asked for."""
+
+import subprocess
+import sys
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+
+from mlux import registry
+from mlux.errors import MluxError, UnknownNameError
+
+OWN = '''
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from mlux import experiment
+from mlux.results import Metric, Values
+
+@dataclass(frozen=True)
+class Config:
+    times: int = field(default=2, metadata={"help": "how often"})
+
+@experiment(metrics=[Metric(name="length", unit="tokens", description="Length.")], prompts="facts")
+def token_count(model, config: Config, batch):
+    """Counts tokens."""
+    for trial in batch:
+        yield trial, Values(metric="length", values=config.times * len(trial.encoded.ids))
+'''
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "token_count.py").write_text(OWN)
+    monkeypatch.setenv("MLUX_EXPERIMENTS", str(tmp_path))
+    return tmp_path
+
+
+def test_every_shipped_experiment_describes_itself() -> None:
+    assert {"activation_patching", "induction_heads", "logit_lens"} <= set(registry.names())
+    for name in registry.names():
+        found = registry.get(name)
+        assert found.name == name
+        assert found.description.endswith((".", "?"))
+        assert found.paper
+        assert found.metrics
+        assert is_dataclass(found.config)
+        assert all(field.metadata.get("help") for field in fields(found.config)), name
+        assert len(found.code_hash) == 64
+
+
+def test_a_users_own_experiment_is_one_file(folder: Path, fresh_db: Path) -> None:
+    from mlux import compare, run_experiment
+
+    assert "token_count" in registry.names()
+    assert registry.get("token_count").description == "Counts tokens."
+    run = run_experiment(
+        "token_count", model="demo", params={"times": "3"}, prompts="facts:4", db=fresh_db
+    )
+    values = compare.layer_results([run], db=fresh_db)["value"]
+    assert (values % 3 == 0).all()
+    assert len(values) == 4
+
+
+def test_two_experiments_of_one_name_are_refused(folder: Path) -> None:
+    (folder / "logit_lens.py").write_text(OWN)
+    with pytest.raises(MluxError, match="Two experiments are named 'logit_lens'"):
+        registry.names()
+
+
+def test_a_file_without_its_experiment_is_refused(folder: Path) -> None:
+    (folder / "other.py").write_text("x = 1\n")
+    with pytest.raises(MluxError, match="defines no experiment 'other'"):
+        registry.get("other")
+
+
+def test_an_absent_folder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLUX_EXPERIMENTS", "/nowhere")
+    with pytest.raises(MluxError, match=r"No folder of experiments at '/nowhere'"):
+        registry.names()
+
+
+def test_an_unknown_name_is_answered_with_close_ones() -> None:
+    message = r"No experiment named 'logitlens'. Did you mean 'logit_lens'\?"
+    with pytest.raises(UnknownNameError, match=message):
+        registry.get("logitlens")
+
+
+def test_a_function_of_another_form_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"must take \(model, config, batch\)"):
+
+        @registry.experiment(metrics=[], prompts="facts")
+        def wrong(model: object, batch: object) -> None:  # type: ignore[arg-type] # on purpose
+            """Lacks a config."""
+
+
+def test_listing_names_imports_no_experiment() -> None:
+    script = (
+        "import sys; from mlux import registry; registry.names(); "
+        "heavy = ('mlux.experiments.', 'mlx', 'mlux.engine'); "
+        "print([m for m in sys.modules if m.startswith(heavy)])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"

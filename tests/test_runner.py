@@ -1,0 +1,271 @@
+"""Runs: planned, stored trial by trial, stopped, killed and resumed to the same numbers."""
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from mlux import compare, plan, run_experiment
+from mlux.engine import HookedModel
+from mlux.errors import MluxError, ParameterError, PromptError, RunError, UnknownNameError
+from mlux.prompts import Prompt, PromptSet
+from mlux.runner import plan_experiment, resume
+from mlux.store import Store, load_run
+
+EXPERIMENTS = ("logit_lens", "induction_heads", "activation_patching")
+SMALL: dict[str, dict[str, Any]] = {
+    "logit_lens": {"prompts": "facts:24"},
+    "induction_heads": {"params": {"n_sequences": 4, "period": 8}},
+    "activation_patching": {"prompts": "ioi:3", "params": {"sites": "attn_out,head"}},
+}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_stores_what_its_plan_says(name: str, fresh_db: Path) -> None:
+    plan = plan_experiment(name, model="demo", **SMALL[name])
+    assert not fresh_db.exists()
+    run = run_experiment(name, model="demo", db=fresh_db, seed=5, **SMALL[name])
+    assert (run.status, run.n_trials, run.n_failed) == ("done", plan.n_trials, 0)
+    results = compare.layer_results([run], db=fresh_db)
+    values = plan.bytes // 26
+    stored = len(results) + len(compare.predictions([run], db=fresh_db))
+    assert stored == values
+    with Store.open(fresh_db) as store:
+        stored_run = load_run(store, run.uid)
+    assert stored_run.seed == 5
+    assert stored_run.hook_fires
+    assert stored_run.peak_memory_bytes
+    assert stored_run.versions["mlx"]
+    assert (
+        stored_run.model.weights_hash == HookedModel.from_pretrained("demo").identity.weights_hash
+    )
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_same_seed_gives_the_same_numbers(name: str, tmp_path: Path) -> None:
+    tables = []
+    for seed in (1, 1, 2):
+        db = tmp_path / f"{len(tables)}.db"
+        run_experiment(name, model="demo", db=db, seed=seed, **SMALL[name])
+        tables.append(rows_of(db)["layer_results"])
+    assert tables[0] == tables[1]
+    assert (tables[0] == tables[2]) == (name != "induction_heads")
+
+
+def test_a_loaded_model_can_be_run(fresh_db: Path) -> None:
+    model = HookedModel.from_pretrained("demo", dtype="float16")
+    run = run_experiment("logit_lens", model=model, prompts="facts:3", db=fresh_db)
+    with Store.open(fresh_db) as store:
+        assert load_run(store, run.uid).model.dtype == "float16"
+
+
+def test_the_lens_in_the_notebook_is_the_models_own_prediction(fresh_db: Path) -> None:
+    run = run_experiment("logit_lens", model="demo", prompts="facts:24", db=fresh_db)
+    top = compare.predictions([run], db=fresh_db)
+    model = HookedModel.from_pretrained("demo")
+    final = top[(top["layer"] == 5) & (top["rank"] == 0)]
+    assert len(final) == 24
+    for prompt, token, probability in final[["prompt", "token", "probability"]].itertuples(
+        index=False
+    ):
+        logits = model.forward(prompt)[0, -1]
+        assert model.tokenizer.decode([int(mx.argmax(logits))]) == token
+        assert probability == pytest.approx(float(mx.max(mx.softmax(logits))), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"name": "logit_lnes"}, UnknownNameError, "No experiment named"),
+        ({"model": "dmeo"}, UnknownNameError, "No model named"),
+        ({"prompts": "fcats"}, UnknownNameError, "No prompt set named"),
+        (
+            {"name": "activation_patching", "prompts": "zero_shot"},
+            PromptError,
+            "needs corrupted and answer and wrong_answer with every prompt",
+        ),
+        ({"params": {"topk": 3}}, UnknownNameError, "Did you mean 'top_k'"),
+        ({"params": {"top_k": "few"}}, ParameterError, "not a whole number"),
+        ({"params": {"top_k": 0}}, ParameterError, "expected at least 1"),
+        ({"batch_size": 0}, ParameterError, "batch size is 0"),
+        ({"params": {"positions": "all"}, "prompts": "facts:2"}, None, ""),
+    ],
+)
+def test_bad_input_leaves_nothing_behind(
+    arguments: dict[str, Any], error: type[MluxError] | None, message: str, fresh_db: Path
+) -> None:
+    given = {"name": "logit_lens", "model": "demo", "db": fresh_db} | arguments
+    if error is None:  # the same call with good input does store something
+        run_experiment(**given)
+        assert fresh_db.exists()
+        return
+    with pytest.raises(error, match=message):
+        run_experiment(**given)
+    assert list(fresh_db.parent.iterdir()) == []
+
+
+def test_a_trial_that_fails_is_marked_and_the_others_go_on(fresh_db: Path) -> None:
+    good = {"answer": "mary", "wrong_answer": "john"}
+    texts = ("mary gave a book to", "john gave a book to")
+    prompts = PromptSet(
+        name="mixed",
+        prompts=(
+            Prompt(text=texts[0], corrupted=texts[1], **good),
+            Prompt(text=texts[0], corrupted=texts[0], **good),  # nothing to tell apart
+            Prompt(text=texts[1], corrupted=texts[0], **good),
+        ),
+    )
+    run = run_experiment(
+        "activation_patching",
+        model="demo",
+        prompts=prompts,
+        params={"sites": ("attn_out",)},
+        db=fresh_db,
+    )
+    assert (run.status, run.n_failed) == ("failed", 1)
+    with Store.open(fresh_db) as store:
+        stored = load_run(store, run.uid)
+    assert stored.counts == {"done": 2, "failed": 1, "pending": 0}
+    assert "same logit difference" in stored.failures[1]
+    assert resume(run.uid, db=fresh_db).n_failed == 1
+
+
+def rows_of(db: Path) -> dict[str, list[Any]]:
+    """What a run stored, in the names that people read, without its times."""
+    queries = {
+        "layer_results": "SELECT trial, metric, layer, head, position, value, prompt, condition "
+        "FROM results",
+        "token_predictions": "SELECT prompt, layer, position, rank, token, probability "
+        "FROM predictions",
+        "trials": "SELECT trial, status, error FROM trials",
+        "trial_tokens": "SELECT trial, role, position, text FROM trial_tokens AS t "
+        "JOIN tokens ON tokens.id = t.token",
+        "runs": "SELECT status, seed, batch_size FROM runs",
+    }
+    with sqlite3.connect(db) as connection:
+        found = {name: sorted(connection.execute(sql)) for name, sql in queries.items()}
+    connection.close()
+    return found
+
+
+CHILD = """
+import sys
+from mlux.runner import run_experiment
+run_experiment("logit_lens", model="demo", prompts="facts:96", batch_size=2, db=sys.argv[1])
+"""
+
+
+def start_child(db: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", CHILD, str(db)], stderr=subprocess.PIPE)
+
+
+def progress(db: Path) -> int:
+    """How many trials are done; -1 before the run is there."""
+    if not db.exists():
+        return -1
+    try:
+        connection = sqlite3.connect(f"file:{db}?mode=ro", uri=True)
+        count = connection.execute("SELECT count(*) FROM trials WHERE status='done'").fetchone()
+        runs = connection.execute("SELECT count(*) FROM runs").fetchone()
+        connection.close()
+    except sqlite3.OperationalError:
+        return -1
+    return int(count[0]) if runs[0] else -1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_run_killed_at_any_moment_resumes_to_the_same_rows(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.db"
+    run_experiment("logit_lens", model="demo", prompts="facts:96", batch_size=2, db=whole)
+    expected = rows_of(whole)
+    generator = random.Random(0)
+    killed_at = []
+    for attempt in range(20):
+        db = tmp_path / f"killed{attempt}.db"
+        child = start_child(db)
+        # Anywhere between the filing of the run and its last batch, and a random instant beyond.
+        target = generator.randrange(96)
+        while progress(db) < target and child.poll() is None:
+            time.sleep(0.002)
+        time.sleep(generator.random() * 0.02)
+        child.kill()
+        child.communicate()
+        killed_at.append(progress(db))
+        check_integrity(db)
+        if killed_at[-1] < 96:
+            resume("latest", db=db)
+        check_integrity(db)
+        assert rows_of(db) == expected, f"killed after {killed_at[-1]} trials"
+    assert len(set(killed_at)) >= 10  # the kills did fall at different moments
+    assert sum(count < 96 for count in killed_at) >= 15
+
+
+def check_integrity(db: Path) -> None:
+    connection = sqlite3.connect(db)
+    assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+    connection.close()
+
+
+@pytest.mark.timeout(120)
+def test_ctrl_c_finishes_the_batch_and_the_run_can_go_on(tmp_path: Path) -> None:
+    db = tmp_path / "stopped.db"
+    child = start_child(db)
+    while progress(db) < 10 and child.poll() is None:
+        time.sleep(0.002)
+    os.kill(child.pid, signal.SIGINT)
+    _, stderr = child.communicate()
+    assert child.returncode != 0
+    assert b"mlux runs resume" in stderr
+    done = progress(db)
+    assert 10 <= done < 96
+    batches = plan.prepare("logit_lens", model="demo", prompts="facts:96", batch_size=2).batches
+    assert done in accumulate(len(batch) for batch in batches)
+    with Store.open(db) as store:
+        assert load_run(store, latest(db)).status == "crashed"
+    resume("latest", db=db)
+    assert progress(db) == 96
+    with pytest.raises(RunError, match="is done; nothing is left to do"):
+        resume("latest", db=db)
+
+
+def latest(db: Path) -> str:
+    connection = sqlite3.connect(db)
+    uid: str = connection.execute("SELECT uid FROM runs").fetchone()[0]
+    connection.close()
+    return uid
+
+
+def test_a_run_does_not_resume_on_another_model_or_another_code(
+    fresh_db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlux import plan
+    from mlux.store import creation
+
+    prepared = plan.prepare("logit_lens", model="demo", prompts="facts:4")
+    with Store.open(fresh_db, write=True) as store:
+        uid = creation.create_run(store, prepared.spec(tags={}, note=None))
+    with sqlite3.connect(fresh_db) as connection:
+        connection.execute("UPDATE runs SET code_hash = 'other'")
+    connection.close()
+    with pytest.raises(RunError, match="The code of logit_lens has changed"):
+        resume(uid, db=fresh_db)
+    with sqlite3.connect(fresh_db) as connection:
+        connection.execute("UPDATE runs SET code_hash = ?", [prepared.experiment.code_hash])
+    connection.close()
+    four_bit = HookedModel.from_pretrained("demo-4bit")
+    with monkeypatch.context() as patched:
+        patched.setattr("mlux.runner.load_model", lambda source, adapter: four_bit)
+        with pytest.raises(RunError, match="is no longer the one"):
+            resume(uid, db=fresh_db)
+    assert resume(uid, db=fresh_db).status == "done"
