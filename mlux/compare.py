@@ -60,7 +60,7 @@ def runs(
     for name in ("trials", "done", "failed", "seed"):
         frame[name] = frame[name].astype("int64")
     for name in ("created", "started", "finished"):
-        frame[name] = pd.to_datetime(frame[name], utc=True)
+        frame[name] = pd.to_datetime(frame[name], utc=True).astype("datetime64[us, UTC]")
     frame["seconds"] = frame["seconds"].astype("float64")
     for kind in ("params", "tags"):
         values: list[dict[str, Any]] = list(frame.pop(kind))

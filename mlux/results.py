@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from math import prod
+from operator import itemgetter
 from typing import Literal
 
 Axis = Literal["layer", "head", "position"]
@@ -56,17 +57,17 @@ class Values:
             ValueError: If the nesting of `values` does not fit `axes` and `index`.
         """
         flat, sizes = _flatten(self.values, len(self.axes))
-        labels = [
-            self.index.get(axis, range(size)) for axis, size in zip(self.axes, sizes, strict=True)
-        ]
-        if [len(entries) for entries in labels] != sizes:
+        labels: dict[Axis, Sequence[int]] = {
+            axis: self.index.get(axis, range(size))
+            for axis, size in zip(self.axes, sizes, strict=True)
+        }
+        if [len(entries) for entries in labels.values()] != sizes:
             raise ValueError(f"{self.metric}: index does not fit values of shape {sizes}")
-        slots = [AXES.index(axis) for axis in self.axes]
-        for coordinates, value in zip(product(*labels), flat, strict=True):
-            key = [NOT_APPLICABLE] * len(AXES)
-            for slot, coordinate in zip(slots, coordinates, strict=True):
-                key[slot] = coordinate
-            yield (key[0], key[1], key[2], value)
+        # An axis that is left out has one entry, so the product is always over all three.
+        order = [*self.axes, *(axis for axis in AXES if axis not in labels)]
+        places = product(*(labels.get(axis, (NOT_APPLICABLE,)) for axis in order))
+        arranged = map(itemgetter(*(order.index(axis) for axis in AXES)), places)
+        return ((*place, value) for place, value in zip(arranged, flat, strict=True))
 
 
 def _flatten(values: object, depth: int) -> tuple[list[float], list[int]]:
@@ -79,10 +80,11 @@ def _flatten(values: object, depth: int) -> tuple[list[float], list[int]]:
             raise ValueError(f"values are not nested {depth} deep in equal lengths")
         sizes.append(lengths.pop())
         level = [inner for item in level for inner in item]  # type: ignore[attr-defined] # checked to be sequences above
-    if not all(isinstance(item, int | float) for item in level):
+    # Of types, not of items: millions of numbers have one or two.
+    if not all(issubclass(kind, int | float) for kind in set(map(type, level))):
         raise ValueError(f"values are nested deeper than their {depth} axes")
     assert len(level) == prod(sizes)
-    return [float(item) for item in level], sizes  # type: ignore[arg-type] # checked to be numbers above
+    return list(map(float, level)), sizes  # type: ignore[arg-type] # checked to be numbers above
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

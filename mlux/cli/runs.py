@@ -32,7 +32,7 @@ def command() -> None:
     """List, show and resume runs.
 
     A run is named by its id, by the beginning of its id if that is the only such
-    run, by `latest`, or by `latest:EXPERIMENT`.
+    run, by `latest`, or by `latest:EXPERIMENT`; `latest~1` is the one before.
     """
 
 

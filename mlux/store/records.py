@@ -1,0 +1,143 @@
+"""What goes into the notebook and what comes out of it: frozen records of plain values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mlux.prompts import PromptSet
+from mlux.provenance import Environment, ModelIdentity
+from mlux.results import Metric, Result
+
+Scalar = str | int | float | bool | None
+Param = Scalar | Sequence[Scalar]
+"""What JSON can say of an option."""
+
+EndStatus = Literal["done", "failed", "crashed"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialSpec:
+    """One prompt under one condition.
+
+    Attributes:
+        prompt: The prompt's index in the run's prompt set.
+        condition: What it is run under, as in `{"site": "head"}`.
+    """
+
+    prompt: int
+    condition: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSpec:
+    """Everything that is known of a run before it starts.
+
+    Attributes:
+        experiment: The experiment's name.
+        description: Its docstring's first line.
+        paper: Whose definition it follows.
+        code_hash: SHA-256 of its file.
+        metrics: What its numbers mean.
+        trials: What is to be done, in this order; a trial's number is its place here.
+        params: The experiment's options.
+        batch_size: Trials in one forward pass; None if chosen by the runner.
+    """
+
+    experiment: str
+    description: str
+    paper: str
+    code_hash: str
+    metrics: tuple[Metric, ...]
+    model: ModelIdentity
+    prompts: PromptSet
+    trials: tuple[TrialSpec, ...]
+    params: Mapping[str, Param]
+    seed: int
+    batch_size: int | None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    note: str | None = None
+    environment: Environment
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinishedTrial:
+    """What came out of one trial.
+
+    Attributes:
+        trial: Its number in the run.
+        results: What the experiment yielded for it.
+        tokens: Role (`clean`, `corrupted`) → the exact ids that were run.
+        error: Why it failed; its results are then not stored.
+    """
+
+    trial: int
+    results: Sequence[Result]
+    tokens: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """What happened to a run, and when."""
+
+    at: str
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredRun:
+    """A run as the notebook has it: everything needed to show it or to resume it.
+
+    Attributes:
+        uid: Its name.
+        model_label: The model's name, made unique where two models share it.
+        pending: The numbers of the trials that are not done, failed ones included.
+        failures: Number of a failed trial → why.
+        counts: How many trials are `done`, `failed` and `pending`.
+        seconds: Time spent computing, over all resumes.
+        versions: Package → version; the same as `environment.versions`.
+    """
+
+    uid: str
+    experiment: str
+    description: str
+    paper: str
+    code_hash: str
+    status: str
+    error: str | None
+    metrics: tuple[Metric, ...]
+    model: ModelIdentity
+    model_label: str
+    prompts: PromptSet
+    trials: tuple[TrialSpec, ...]
+    pending: tuple[int, ...]
+    failures: Mapping[int, str]
+    counts: Mapping[str, int]
+    params: Mapping[str, Param]
+    seed: int
+    batch_size: int | None
+    tags: Mapping[str, str]
+    note: str | None
+    created_at: str
+    started_at: str | None
+    heartbeat_at: str | None
+    finished_at: str | None
+    deleted_at: str | None
+    seconds: float | None
+    peak_memory_bytes: int | None
+    hook_fires: int | None
+    environment: Environment
+    events: tuple[Event, ...]
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """The versions of the packages that the run used."""
+        return self.environment.versions
+
+    def __repr__(self) -> str:
+        """Who it is and how far it got."""
+        done = f"{self.counts['done']}/{len(self.trials)}"
+        return (
+            f"StoredRun({self.uid}: {self.experiment} on {self.model_label}, {self.status}, {done})"
+        )

@@ -1,0 +1,88 @@
+"""Bringing a notebook to the newest revision: under a lock, after a backup, all or nothing."""
+
+import sqlite3
+from importlib.resources import files
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+
+from mlux.errors import StoreError
+from mlux.store import session
+from mlux.store.sqlite_file import connect
+
+# Any number that no other program locks in the same PostgreSQL database.
+_ADVISORY_LOCK = 0x6D6C7578
+
+
+def migrations_folder() -> Path:
+    """Where the revisions are, in a checkout or an installed package."""
+    return Path(str(files("mlux.migrations")))
+
+
+def upgrade(store: session.Store) -> None:
+    """Upgrades a notebook to `session.HEAD`; an existing file is backed up first.
+
+    Of several processes that start at once, one upgrades and the others wait and find it done.
+
+    Raises:
+        StoreError: If the notebook is newer than this mlux, or cannot be written.
+    """
+    with store.migrating() as connection:
+        _lock(connection)
+        found = _revision(connection)
+        session.check_not_newer(found, store.location)
+        if found == session.HEAD:
+            return
+        if found is not None and store.path is not None:
+            _back_up(store.path, found)
+        config = Config()
+        # A percent sign would be interpolated by Alembic's option parser.
+        config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
+        config.attributes["connection"] = connection
+        command.upgrade(config, session.HEAD)
+        _check_references(connection, store.location)
+
+
+def _lock(connection: sa.Connection) -> None:
+    """On PostgreSQL; on SQLite the transaction itself is the lock."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def _back_up(path: Path, revision: str) -> Path:
+    """Copies the file as it was last committed to `NAME.backup-REVISION`."""
+    target = path.with_name(f"{path.name}.backup-{revision}")
+    partial = target.with_name(target.name + ".partial")
+    try:
+        partial.unlink(missing_ok=True)
+        source, copy = connect(path, "mode=ro"), sqlite3.connect(partial)
+        try:
+            source.backup(copy)
+            # One file, complete in itself, wherever it is copied to.
+            copy.execute("PRAGMA journal_mode = DELETE")
+        finally:
+            copy.close()
+            source.close()
+        partial.replace(target)
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"Cannot back up {path} before its upgrade: {error}.") from error
+    return target
+
+
+def _check_references(connection: sa.Connection, location: str) -> None:
+    """A revision may rebuild tables with foreign keys off, so they are checked at its end."""
+    if connection.dialect.name != "sqlite":
+        return
+    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchone()
+    if broken is not None:
+        raise StoreError(
+            f"Cannot upgrade {location}: a row of {broken[0]} refers to nothing in {broken[2]}."
+        )

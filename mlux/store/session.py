@@ -1,0 +1,243 @@
+"""Opening the notebook: where it is, how its transactions begin, and what their errors say.
+
+What depends on whether it is SQLite or PostgreSQL is in `backends` and `sqlite_file`.
+"""
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import sqlalchemy as sa
+
+from mlux.errors import StoreError
+from mlux.store import backends, sqlite_file
+
+HEAD = "r0001"
+"""The newest schema revision, which this mlux reads and writes."""
+
+VARIABLE = "MLUX_DB"
+
+
+def default_location() -> str:
+    """`$MLUX_DB`, or `mlux.db` in the working directory."""
+    return os.environ.get(VARIABLE) or "mlux.db"
+
+
+def now() -> str:
+    """The time as it is stored: ISO-8601 in UTC, which sorts by time."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+class Store:
+    """An open notebook; a context manager that closes it.
+
+    Attributes:
+        location: The path or URL, without its password.
+        path: The file, if it is one.
+        engine: SQLAlchemy's engine; `reading` and `writing` give connections.
+        writable: Whether it was opened for writing.
+    """
+
+    def __init__(
+        self, location: str, path: Path | None, engine: sa.Engine, *, writable: bool
+    ) -> None:
+        self.location = location
+        self.path = path
+        self.engine = engine
+        self.writable = writable
+
+    @classmethod
+    def open(cls, location: str | Path, *, write: bool = False) -> Self:
+        """Opens a notebook; for writing, it is created or upgraded first.
+
+        Args:
+            location: A path, or a URL of SQLAlchemy for SQLite or PostgreSQL.
+            write: Whether to write. Reading neither creates nor changes anything.
+
+        Raises:
+            StoreError: If it cannot be opened, is not of mlux, or is newer than this mlux.
+        """
+        path, url = backends.parse(location)
+        if path is None:
+            assert url is not None
+            store = cls(url.render_as_string(), None, backends.postgres(url, write), writable=write)
+            with backends.clear_errors(store.location), store.engine.connect() as connection:
+                found = backends.postgres_revision(connection, store.location)
+        else:
+            shown = str(location)
+            found = sqlite_file.revision(path, shown)
+            if write and path.exists() and not sqlite_file.may_write(path):
+                raise StoreError(f"Cannot write to {shown}: no permission.")
+            if write and not os.access(path.absolute().parent, os.W_OK):
+                raise StoreError(f"Cannot create {shown}: no permission to write in its folder.")
+            store = cls(shown, path, backends.sqlite(path, write), writable=write)
+        try:
+            store._reach_head(found)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def _reach_head(self, found: str | None) -> None:
+        check_not_newer(found, self.location)
+        if self.writable:
+            if self.path is not None:
+                self._use_wal()
+            if found != HEAD:
+                # Alembic costs 150 ms; a notebook that is up to date does without.
+                from mlux.store import schema
+
+                schema.upgrade(self)
+        elif found is None:
+            raise StoreError(f"No database at {self.location}. Run an experiment first: mlux demo")
+        elif found != HEAD:
+            raise StoreError(
+                f"Database {self.location} is at revision {found}; this mlux needs {HEAD}. "
+                "Upgrade it: mlux db upgrade"
+            )
+
+    def _use_wal(self) -> None:
+        """Switches the file to a write-ahead log; it stays so."""
+        with backends.clear_errors(self.location):
+            deadline = time.monotonic() + sqlite_file.BUSY_SECONDS
+            while True:
+                try:
+                    with self._driver() as connection:
+                        connection.execute("PRAGMA journal_mode = WAL")
+                    return
+                except sqlite3.OperationalError:
+                    # The switch does not wait for a lock by itself.
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.02)
+
+    @contextmanager
+    def _driver(self) -> Iterator[Any]:
+        """A connection of the driver, outside any transaction."""
+        pooled = self.engine.raw_connection()
+        try:
+            yield pooled.driver_connection
+        finally:
+            pooled.close()
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A connection in a transaction that sees one state of the notebook."""
+        with backends.clear_errors(self.location), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """A connection in a transaction that holds the write lock from its start.
+
+        It commits at the end of the block and rolls back on an error. (A transaction that reads
+        first and asks for the lock later fails under concurrency, however long it may wait.)
+
+        Raises:
+            StoreError: If the notebook was opened for reading, or cannot be written.
+        """
+        if not self.writable:
+            raise StoreError(f"{self.location} was opened for reading only.")
+        with self._locked() as connection:
+            yield connection
+
+    @contextmanager
+    def mending(self) -> Iterator[sa.Connection | None]:
+        """As `writing`, also on a notebook opened for reading; None where nothing can be written.
+
+        For what a reader may set right by the way: the status of a run whose process is gone.
+        """
+        if self.writable or self.path is None:
+            with self._locked() as connection:
+                yield connection
+        elif sqlite_file.may_write(self.path):
+            with self._locked(impatient=True) as connection:
+                yield connection
+        else:
+            yield None
+
+    @contextmanager
+    def migrating(self) -> Iterator[sa.Connection]:
+        """As `writing`, with foreign keys off: a revision may have to rebuild a table.
+
+        Its engine is its own, so that no other transaction gets that connection.
+        """
+        if self.path is None:
+            with self.writing() as connection:
+                yield connection
+            return
+        engine = backends.sqlite(self.path, write=True, foreign_keys=False)
+        apart = type(self)(self.location, self.path, engine, writable=True)
+        with apart, apart.writing() as connection:
+            yield connection
+
+    @contextmanager
+    def _locked(self, *, impatient: bool = False) -> Iterator[sa.Connection]:
+        with backends.clear_errors(self.location), self.engine.connect() as connection:
+            connection = connection.execution_options(**{backends.WRITING: True})
+            driver: Any = connection.connection.driver_connection
+            if impatient:
+                driver.executescript("PRAGMA query_only = OFF; PRAGMA busy_timeout = 500")
+            try:
+                with connection.begin():
+                    yield connection
+            finally:
+                if impatient:
+                    driver.executescript(
+                        f"PRAGMA query_only = ON; "
+                        f"PRAGMA busy_timeout = {sqlite_file.BUSY_SECONDS * 1000}"
+                    )
+
+    def close(self) -> None:
+        """Closes every connection; SQLite then folds its log into the file."""
+        self.engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        """Where it is, at which revision."""
+        return f"Store({self.location!r}, revision={HEAD!r}, writable={self.writable})"
+
+
+def check_not_newer(found: str | None, location: str) -> None:
+    """Raises StoreError if a revision is one that only a later mlux knows."""
+    if found is not None and found > HEAD:
+        raise StoreError(
+            f"Database {location} is at revision {found}; this mlux knows up to {HEAD}. "
+            "Upgrade mlux: pip install -U mlux."
+        )
+
+
+def insert(
+    connection: sa.Connection, table: str, columns: str, rows: list[tuple[Any, ...]], tail: str = ""
+) -> None:
+    """Inserts rows as the driver takes them, twice as fast as through SQLAlchemy's `insert`.
+
+    Args:
+        connection: A connection in a writing transaction.
+        table: The table.
+        columns: Its columns, separated by commas.
+        rows: One tuple for each row.
+        tail: What follows the values, as in `ON CONFLICT DO NOTHING`.
+    """
+    if not rows:
+        return
+    mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
+    marks = ", ".join([mark] * len(rows[0]))
+    statement = f"INSERT INTO {table} ({columns}) VALUES ({marks}) {tail}"
+    connection.exec_driver_sql(statement, rows)

@@ -1,0 +1,186 @@
+"""The schema: one truth in two places, strict, and brought up to date without losing anything."""
+
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from synthetic import write_run
+
+from mlux.errors import StoreError
+from mlux.store import Store, list_runs, schema, session
+from mlux.store.tables import Base
+from mlux.store.views import VIEWS
+
+
+def schema_of(path: Path) -> dict[str, str]:
+    """Name → the SQL that made it, white space aside and constraints in order."""
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute(
+            "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL "
+            "AND name NOT LIKE 'sqlite_%' AND name <> 'alembic_version'"
+        ).fetchall()
+    return {name: normal(sql) for name, sql in rows}
+
+
+def normal(sql: str) -> str:
+    sql = " ".join(sql.split())
+    table = re.fullmatch(r"(CREATE TABLE \w+) \( (.*) \)(.*)", sql)
+    if table is None:
+        return sql
+    parts = re.split(r", (?=CONSTRAINT|\w+ (?:INTEGER|TEXT|REAL))", table[2].rstrip())
+    columns = [part for part in parts if not part.startswith("CONSTRAINT")]
+    constraints = sorted(part for part in parts if part.startswith("CONSTRAINT"))
+    return " | ".join([table[1], *columns, *constraints, table[3].strip()])
+
+
+def test_the_migrated_schema_is_that_of_the_tables(store: Store, db: Path, tmp_path: Path) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'tables.db'}")
+    Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        for name, select in VIEWS.items():
+            connection.exec_driver_sql(f"CREATE VIEW {name} AS {select}")
+    engine.dispose()
+    assert schema_of(db) == schema_of(tmp_path / "tables.db")
+
+
+def test_every_table_is_strict_and_every_constraint_has_its_name(store: Store, db: Path) -> None:
+    tables = {name: sql for name, sql in schema_of(db).items() if sql.startswith("CREATE TABLE")}
+    assert set(tables) == set(Base.metadata.tables)
+    for name, sql in tables.items():
+        assert sql.endswith("STRICT"), name
+        for unnamed in ("PRIMARY KEY", "UNIQUE", "CHECK", "FOREIGN KEY"):
+            for part in sql.split(" | "):
+                assert not part.startswith(unnamed), part
+                assert unnamed not in part or re.match(r"CONSTRAINT \w{2}_\w+ ", part), part
+
+
+@pytest.mark.parametrize(
+    ("statement", "complaint"),
+    [
+        ("UPDATE runs SET seed = 'many'", "cannot store TEXT value in INTEGER column"),
+        ("UPDATE runs SET model_id = 99", "FOREIGN KEY"),
+        ("UPDATE runs SET status = 'finished'", "ck_runs_status_is_known"),
+        ("UPDATE runs SET finished_at = NULL", "ck_runs_end_is_known"),
+        ("UPDATE trials SET status = 'won'", "ck_trials_status_is_known"),
+        ("UPDATE layer_results SET layer = -2", "ck_layer_results_place_is_valid"),
+        ("UPDATE layer_results SET value = NULL", "NOT NULL"),
+        ("UPDATE layer_results SET trial = 77 WHERE trial = 0", "FOREIGN KEY"),
+        ("UPDATE token_predictions SET rank = -1", "ck_token_predictions_place_is_valid"),
+        ("INSERT INTO trials SELECT run_id, 50, prompt_id, condition_id, 'pending', NULL, NULL "
+         "FROM trials WHERE trial = 0", "UNIQUE"),
+        ("DELETE FROM models", "FOREIGN KEY"),
+    ],
+)  # fmt: skip
+def test_nonsense_is_refused(store: Store, statement: str, complaint: str) -> None:
+    write_run(store)
+    with pytest.raises(sa.exc.IntegrityError, match=complaint), store.writing() as connection:
+        connection.exec_driver_sql(statement)
+
+
+def test_deleting_a_run_deletes_what_is_its_own_and_nothing_else(store: Store) -> None:
+    def counts() -> dict[str, int]:
+        with store.reading() as connection:
+            return {
+                name: connection.exec_driver_sql(f"SELECT count(*) FROM {name}").scalar_one()
+                for name in Base.metadata.tables
+            }
+
+    kept = write_run(store)
+    before = counts()
+    gone = write_run(store)
+    with store.writing() as connection:
+        connection.execute(sa.text("DELETE FROM runs WHERE uid = :uid"), {"uid": gone})
+    assert counts() == before
+    assert [run["run"] for run in list_runs(store)] == [kept]
+
+
+def test_the_first_revision_goes_back_to_nothing(store: Store, db: Path) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(schema.migrations_folder()))
+    with store.migrating() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+    assert schema_of(db) == {}
+
+
+SECOND = """
+from alembic import op
+revision, down_revision, branch_labels, depends_on = "r0002", "r0001", None, None
+
+def upgrade() -> None:
+    op.execute("ALTER TABLE runs ADD COLUMN mood TEXT")
+    {then}
+"""
+
+
+@pytest.fixture
+def with_second_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As if this mlux knew one more revision, whose file is returned."""
+    folder = Path(shutil.copytree(schema.migrations_folder(), tmp_path / "later 100%"))
+    monkeypatch.setattr(schema, "migrations_folder", lambda: folder)
+    monkeypatch.setattr(session, "HEAD", "r0002")
+    return folder / "versions" / "r0002_second.py"
+
+
+def test_an_upgrade_keeps_the_data_and_a_backup_of_before(
+    db: Path, request: pytest.FixtureRequest
+) -> None:
+    with Store.open(db, write=True) as store:
+        uid = write_run(store)
+    request.getfixturevalue("with_second_revision").write_text(SECOND.format(then=""))
+
+    with pytest.raises(StoreError, match=r"at revision r0001; this mlux needs r0002.*db upgrade"):
+        Store.open(db)
+    with Store.open(db, write=True) as store, store.reading() as connection:
+        rows = connection.exec_driver_sql("SELECT uid, mood FROM runs").fetchall()
+    assert rows == [(uid, None)]
+
+    backup = db.with_name("mlux.db.backup-r0001")
+    assert "mood" not in schema_of(backup)["runs"]
+    with closing(sqlite3.connect(backup)) as connection:
+        assert connection.execute("SELECT uid FROM runs").fetchall() == [(uid,)]
+    assert sorted(path.name for path in db.parent.glob("mlux*")) == [db.name, backup.name]
+
+
+def test_an_upgrade_that_fails_changes_nothing(db: Path, request: pytest.FixtureRequest) -> None:
+    with Store.open(db, write=True) as store:
+        write_run(store)
+    before = schema_of(db)
+    broken = SECOND.format(then="raise RuntimeError('half way')")
+    request.getfixturevalue("with_second_revision").write_text(broken)
+    with pytest.raises(RuntimeError, match="half way"):
+        Store.open(db, write=True)
+    assert schema_of(db) == before
+
+
+def test_an_upgrade_that_breaks_a_reference_changes_nothing(
+    db: Path, request: pytest.FixtureRequest
+) -> None:
+    with Store.open(db, write=True) as store:
+        write_run(store)
+    before = schema_of(db)
+    broken = SECOND.format(then='op.execute("DELETE FROM models")')
+    request.getfixturevalue("with_second_revision").write_text(broken)
+    with pytest.raises(StoreError, match="row of runs refers to nothing in models"):
+        Store.open(db, write=True)
+    assert schema_of(db) == before
+
+
+def test_the_documentation_is_that_of_the_tables() -> None:
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.schema_doc", "--check"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
