@@ -35,6 +35,9 @@ METRICS = (
 )
 
 
+OF_THE_ANSWER = ("answer_rank", "answer_probability")
+
+
 @dataclass(frozen=True, kw_only=True)
 class LogitLensConfig:
     """Options of the logit lens."""
@@ -60,7 +63,6 @@ def _cost(
 @experiment(
     metrics=METRICS,
     prompts="facts",
-    roles=("answer",),
     cost=_cost,
     paper="nostalgebraist (2020), interpreting GPT: the logit lens",
 )
@@ -70,18 +72,26 @@ def logit_lens(
     """What the model would answer if it stopped after each block.
 
     Every layer's residual stream goes through the model's own head, so the last layer is the
-    model's own prediction. One forward pass serves all layers.
+    model's own prediction. One forward pass serves all layers. Prompts without an answer give the
+    top tokens, the entropy and the distance to the final layer alone.
     """
     positions = batch.positions(config.positions)
     places = integers(positions)
+    answers = [trial.encoded.answer for trial in batch]
     readouts = run_lens(
-        model, batch.clean, answers=batch.answers, positions=positions, top_k=config.top_k
+        model,
+        batch.clean,
+        answers=[answer or 0 for answer in answers],
+        positions=positions,
+        top_k=config.top_k,
     )
     for readout in readouts:
         metrics = _by_metric(readout)
         top_ids, top_logprobs = integers(readout.top_ids), numbers(readout.top_logprobs)
         for row, trial in enumerate(batch):
             for name, values in metrics.items():
+                if name in OF_THE_ANSWER and answers[row] is None:
+                    continue
                 yield (
                     trial,
                     Values(

@@ -82,6 +82,16 @@ def test_the_lens_in_the_notebook_is_the_models_own_prediction(fresh_db: Path) -
         assert probability == pytest.approx(float(mx.max(mx.softmax(logits))), rel=1e-4)
 
 
+def test_plain_texts_are_enough_for_the_lens(fresh_db: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text("the capital of france is\nmary lives in\n")
+    run = run_experiment("logit_lens", model="demo", prompts=path, db=fresh_db)
+    assert run.status == "done"
+    metrics = set(compare.layer_results([run], db=fresh_db)["metric"])
+    assert metrics == {"entropy", "kl_to_final"}
+    assert len(compare.predictions([run], db=fresh_db)) == 2 * 6 * 5
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

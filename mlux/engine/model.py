@@ -49,7 +49,7 @@ class HookedModel:
         self.model = model
         self.tokenizer = tokenizer
         self.hook_fires = 0
-        self._raw_config = dict(config or {})
+        self._raw_config = dict(config or _own_arguments(model))
         self._loaded = loaded
 
     @classmethod
@@ -362,3 +362,9 @@ def _count_parameters(model: Module) -> int:
 
     total: int = get_total_parameters(model)
     return total
+
+
+def _own_arguments(model: Module) -> dict[str, Any]:
+    """The configuration that an mlx-lm model keeps, for one that was not loaded from files."""
+    arguments = getattr(model, "args", None)
+    return {} if arguments is None else dict(vars(arguments))

@@ -105,11 +105,6 @@ class PromptBatch:
         """The clean prompts, right-padded."""
         return pad([trial.encoded.ids for trial in self.trials])
 
-    @property
-    def answers(self) -> list[int]:
-        """Each row's answer token; for experiments that require the role."""
-        return [trial.encoded.answer for trial in self.trials if trial.encoded.answer is not None]
-
     def positions(self, where: str) -> mx.array:
         """[batch, n] positions of each row: `last`, or `all` for a batch of equal lengths.
 

@@ -29,7 +29,7 @@ def read(model: HookedModel, batch: PromptBatch, top_k: int = 5) -> list[LensRea
         logit_lens(
             model,
             batch.clean,
-            answers=batch.answers,
+            answers=[trial.encoded.answer or 0 for trial in batch],
             positions=batch.positions("last"),
             top_k=top_k,
         )
