@@ -1,0 +1,51 @@
+"""`mlux.db.example`: what the main job stores, small, whole and at the newest revision."""
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from mlux import tour
+from mlux.store import Store, info, list_runs, query
+
+EXAMPLE = Path(__file__).parent.parent / "mlux.db.example"
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Path:
+    return Path(shutil.copy(EXAMPLE, tmp_path / "example.db"))
+
+
+def test_it_is_small_whole_and_new(example: Path) -> None:
+    assert example.stat().st_size < 2_000_000
+    with Store.open(example) as store:
+        facts = info(store)
+    assert facts["revision"] == facts["newest_revision"]
+    connection = sqlite3.connect(example)
+    assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+    connection.close()
+
+
+def test_it_holds_the_runs_of_the_main_job(example: Path) -> None:
+    with Store.open(example) as store:
+        runs = list_runs(store)
+    assert len(runs) >= 6
+    assert {run["status"] for run in runs} == {"done"}
+    assert len({run["experiment"] for run in runs}) >= 3
+    assert {run["model"] for run in runs} == {"demo", "demo-4bit"}
+
+
+def test_it_answers_what_the_main_job_asks(example: Path) -> None:
+    with Store.open(example) as store:
+        _, layers = query(store, tour.FIRST_LAYER)
+        _, heads = query(store, tour.INDUCTION_HEADS)
+        _, patched = query(store, tour.PATCHED_HEADS)
+        _, hosts = query(store, "SELECT DISTINCT host FROM runs")
+    # Nearly every fact is on top by the last block, on both models.
+    known = {model: sum(n for m, _, n in layers if m == model) for model in ("demo", "demo-4bit")}
+    assert min(known.values()) >= 120
+    assert heads[0][2] > 0.5
+    assert patched[0][2] > 0.3
+    assert hosts == [("example",)]
