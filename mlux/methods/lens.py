@@ -78,9 +78,11 @@ def _at(array: mx.array, positions: mx.array) -> mx.array:
 
 
 def _log_probabilities(logits: mx.array) -> mx.array:
-    # float32: half-precision logits tie, and their log-sum-exp loses what the tail holds.
+    # float32: half-precision logits tie, and their log-sum-exp loses what the tail holds. Shifted
+    # by the largest first: next to a logit of 20, a log-probability of -0.0003 would be rounded.
     logits = logits.astype(mx.float32)
-    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    shifted = logits - mx.max(logits, axis=-1, keepdims=True)
+    return shifted - mx.log(mx.sum(mx.exp(shifted), axis=-1, keepdims=True))
 
 
 def _read(
