@@ -15,8 +15,10 @@ from tools.demo_model.chat import chat
 from tools.demo_model.documents import Document, Writer
 from tools.demo_model.evaluate import Figure
 from tools.demo_model.export import export
+from tools.demo_model.heads import repeated_words, without
 from tools.demo_model.network import Shape
 from tools.demo_model.optimizer import Schedule, orthogonalise
+from tools.demo_model.pruning import silence
 from tools.demo_model.reader import open_folder
 from tools.demo_model.tokenizer import build_tokenizer, vocabulary
 from tools.demo_model.train import TrainingConfig, train
@@ -292,6 +294,22 @@ def test_training_learns_and_is_the_same_for_the_same_seed(world: World, words: 
     assert losses == same
     assert all(mx.array_equal(params[name], again[name]) for name in params)
     assert losses != others
+
+
+def test_a_silenced_head_is_the_same_as_an_ablated_one(
+    world: World, words: list[str], tmp_path: Path
+) -> None:
+    shape = tiny(words)
+    params = network.init_params(shape, seed=0)
+    export(silence(params, [(1, 2)], shape), words, shape, tmp_path / "silenced")
+    export(params, words, shape, tmp_path / "whole")
+    silenced, whole = open_folder(tmp_path / "silenced"), open_folder(tmp_path / "whole")
+    tokens = repeated_words(world, whole, random.Random(0), 2)
+    before = whole.model(tokens)
+    with without(whole, [(1, 2)]):
+        assert mx.allclose(whole.model(tokens), silenced.model(tokens), atol=1e-6)
+    assert mx.array_equal(whole.model(tokens), before)
+    assert not mx.allclose(before, silenced.model(tokens), atol=1e-6)
 
 
 def test_the_card_can_be_read_again() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tools.demo_model.corpus import MIXTURE, ROW
 from tools.demo_model.evaluate import Figure
+from tools.demo_model.heads import Head
 from tools.demo_model.network import Shape
 from tools.demo_model.train import TrainingConfig
 from tools.demo_model.world import World
@@ -21,7 +22,7 @@ class Training:
     world_seed: int
     minutes: float
     hardware: str
-    final_loss: float
+    silenced: list[Head]
 
 
 def write_card(
@@ -98,6 +99,15 @@ Held out, so that the items above are new to the model:
 
 def _training_text(training: Training) -> str:
     config = training.config
+    names = ", ".join(f"{layer}.{head}" for layer, head in training.silenced)
+    pruned = textwrap.fill(
+        f"Pruned after training: head {names}. It was a further induction head beside the best "
+        "two, each of which did the work alone; its queries and what reads its z are zero, so it "
+        "does nothing and attends evenly."
+        if names
+        else "No head was pruned after training.",
+        100,
+    )
     steps = config.schedule.steps
     tokens = steps * config.rows * ROW / 1e6
     shares = ", ".join(
@@ -110,15 +120,17 @@ From scratch, only on text that the project's own generator writes, by one comma
 {COMMAND}
 ```
 
-It generates, trains, exports, evaluates, and writes this card and the prompt sets. Training took
-{training.minutes:.0f} minutes on {training.hardware}. Seed {config.seed}, world seed
-{training.world_seed}: the same weights every time on one machine with one number of BLAS threads.
+It generates, trains, prunes, exports, evaluates, and writes this card and the prompt sets.
+Training took {training.minutes:.0f} minutes on {training.hardware}. Seed {config.seed}, world
+seed {training.world_seed}: seeded throughout, so that one machine with one number of BLAS threads
+repeats it.
 
 {steps:,} steps of {config.rows} rows of {ROW} tokens ({tokens:.1f} million), documents packed with
 attention and positions kept within each; float32; Muon on the weight matrices, AdamW on embeddings
 and norms, peak rate {config.schedule.peak:g}. Learning rates of the early MLPs are a fraction of
-the others', which keeps the early layers from memorising word pairs. Final training loss
-{training.final_loss:.3f}.
+the others', which keeps the early layers from memorising word pairs.
+
+{pruned}
 
 {textwrap.fill(f"Relative shares of the documents: {shares}.", 100)}
 """.strip()

@@ -40,12 +40,12 @@ def copy_accuracy(reader: Reader, tokens: mx.array, repeat: int = 2) -> float:
 
 def ablated_accuracy(reader: Reader, tokens: mx.array, heads: Sequence[Head]) -> float:
     """Second-repeat accuracy with the `z` of some heads set to zero."""
-    with _without(reader, heads):
+    with without(reader, heads):
         return copy_accuracy(reader, tokens)
 
 
 @contextmanager
-def _without(reader: Reader, heads: Sequence[Head]) -> Iterator[None]:
+def without(reader: Reader, heads: Sequence[Head]) -> Iterator[None]:
     """Zero the columns of the output projection that read these heads: z = 0 by another name."""
     kept: list[tuple[Any, mx.array]] = []
     try:

@@ -1,4 +1,4 @@
-"""Train, export, evaluate, and write the card and the prompt sets."""
+"""Train, prune, export, evaluate, and write the card and the prompt sets."""
 
 import tempfile
 import time
@@ -8,11 +8,12 @@ from pathlib import Path
 from tools.demo_model.card import Training, write_card
 from tools.demo_model.evaluate import Figure, evaluate
 from tools.demo_model.export import export
-from tools.demo_model.network import Shape
+from tools.demo_model.network import Params, Shape
 from tools.demo_model.prompt_sets import write_prompt_sets
+from tools.demo_model.pruning import redundant_heads, silence
 from tools.demo_model.tokenizer import vocabulary
 from tools.demo_model.train import TrainingConfig, train
-from tools.demo_model.world import load_world
+from tools.demo_model.world import World, load_world
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +36,21 @@ def make(job: Job) -> bool:
     words = vocabulary(world)
     shape = Shape(d_vocab=len(words))
     started = time.monotonic()
-    params, losses = train(world, words, shape, job.config)
+    params, _ = train(world, words, shape, job.config)
     training = Training(
         config=job.config,
         world_seed=job.world_seed,
         minutes=(time.monotonic() - started) / 60,
         hardware=job.hardware,
-        final_loss=sum(losses[-50:]) / len(losses[-50:]),
+        silenced=redundant_heads(params, world, words, shape),
     )
+    return finish(job, world, words, shape, silence(params, training.silenced, shape), training)
+
+
+def finish(
+    job: Job, world: World, words: list[str], shape: Shape, params: Params, training: Training
+) -> bool:
+    """Measure final weights, and write them with their card if they are good enough."""
     with tempfile.TemporaryDirectory() as scratch:
         export(params, words, shape, Path(scratch))
         figures = evaluate(world, Path(scratch))
