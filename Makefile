@@ -8,16 +8,18 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TORCH ?= torch
 SOURCES := mlux experiments migrations tests benchmarks tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test lint format check pytest bench demo-model example-db dist clean
+.PHONY: help demo install test lint format check pytest parity bench demo-model example-db dist clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## install mlux and run the main job on the built-in model
 	$(BIN)/mlux demo
+	@echo 'Before that, in this folder: . $(VENV)/bin/activate' >&2
 
 install: $(VENV)/.dev ## install mlux and the tools of its developers into .venv
 
@@ -33,12 +35,17 @@ lint: $(VENV)/.dev ## style, types, layers, dependencies
 pytest: $(VENV)/.dev ## the tests alone; ARGS="-k lens" chooses some
 	$(BIN)/pytest $(ARGS)
 
+parity: $(VENV)/.parity ## the engine against transformers; TORCH=torch==2.13.0 chooses a torch
+	$(BIN)/pytest tests/parity $(ARGS)
+
 format: $(VENV)/.dev ## let ruff mend what it can
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-bench: $(VENV)/.dev ## how long the commands take to start
+bench: $(VENV)/.dev ## the speed of the commands, of the engine and of matrix products
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/engine_overhead.py
+	$(BIN)/python benchmarks/blas.py
 
 demo-model: $(VENV)/.dev ## train the built-in model again, from generated text
 	$(BIN)/python -m tools.demo_model
@@ -64,3 +71,9 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml
 $(VENV)/.dev: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
+
+# `make parity` alone: torch is large, and only the reference needs it. TORCH is what pip installs:
+# a version with a CPU build on the package index in use, or the path of a wheel.
+$(VENV)/.parity: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,parity]' '$(TORCH)'
+	@touch $@
