@@ -84,6 +84,7 @@ def _cost(
     roles=("corrupted", "answer", "wrong_answer"),
     conditions=_conditions,
     cost=_cost,
+    sites=lambda config: ("resid_pre", *config.sites),
     paper="Meng et al. (2022), ROME; Zhang & Nanda (2024), best practices of activation patching",
 )
 def activation_patching(

@@ -93,6 +93,7 @@ def _cost(
     metrics=METRICS,
     prompts=repeated_random_tokens,
     cost=_cost,
+    sites=("pattern", "head", "attn_out", "resid_pre", "lens"),
     paper="Olsson et al. (2022), In-context Learning and Induction Heads",
 )
 def induction_heads(

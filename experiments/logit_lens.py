@@ -64,6 +64,7 @@ def _cost(
     metrics=METRICS,
     prompts="facts",
     cost=_cost,
+    sites=("resid_post", "lens"),
     paper="nostalgebraist (2020), interpreting GPT: the logit lens",
 )
 def logit_lens(

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from mlux import params as parameters
 from mlux import prompts as prompt_sets
 from mlux import registry
-from mlux.errors import ParameterError
+from mlux.errors import ModelError, ParameterError
 from mlux.prompts import PromptSet
 from mlux.provenance import environment
 from mlux.registry import Experiment
+from mlux.store.checks import failed_checks
 from mlux.store.records import RunSpec, TrialSpec
+from mlux.store.session import Store
 
 if TYPE_CHECKING:
     from mlux.engine import HookedModel
@@ -174,10 +176,12 @@ def assemble(
 
     Raises:
         PromptError: If a prompt lacks a role or cannot be run on this model.
+        ModelError: If the model lacks a kind of site that the experiment needs.
     """
     from mlux.engine.trials import encode
 
     prompts.require(experiment.roles, experiment.name)
+    _require_sites(experiment, config, model)
     encoded = tuple(encode(model, prompt) for prompt in prompts.prompts)
     trials = tuple(
         TrialSpec(prompt=index, condition=dict(condition))
@@ -195,6 +199,38 @@ def assemble(
         batch_size=batch_size,
         seed=seed,
     )
+
+
+def _require_sites(experiment: Experiment, config: Any, model: "HookedModel") -> None:
+    """Raises ModelError if no block has a site that the experiment needs; hybrids have some."""
+    anatomy = model.anatomy
+    for site in experiment.sites(config):
+        reasons = [block.lacks.get(site) for block in anatomy.blocks]
+        reason = anatomy.lacks.get(site) or (reasons[0] if all(reasons) else None)
+        if reason:
+            where = "" if site in anatomy.lacks else f" (block 0, {anatomy.blocks[0].path!r})"
+            raise ModelError(
+                f"{experiment.name} needs {site!r}, which this model lacks{where}: {reason}."
+            )
+
+
+def require_checked(prepared: Prepared, store: Store) -> None:
+    """Stops a run whose model failed its self-test at what the experiment needs.
+
+    Raises:
+        ModelError: If the latest `mlux models check` of the model failed there.
+    """
+    failed = failed_checks(store, prepared.model.identity.content_hash)
+    needed = {
+        site: failed[site]
+        for site in (*prepared.experiment.sites(prepared.config), "hooks")
+        if site in failed
+    }
+    for site, reason in needed.items():
+        raise ModelError(
+            f"{prepared.experiment.name} needs {site!r}, where the self-test of "
+            f"{prepared.model.identity.name} failed: {reason}. See: mlux models check"
+        )
 
 
 def _given_prompts(

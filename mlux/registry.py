@@ -47,6 +47,9 @@ class Cost:
     values: int
 
 
+Sites = Callable[[Any], Sequence[str]]
+"""fn(config) returns the kinds of sites that the model must have in some block."""
+
 EstimateCost = Callable[[Any, Mapping[str, Any], Mapping[str, str], int], Cost]
 """fn(config, model_config, condition, n_tokens) returns the cost of one trial."""
 
@@ -64,6 +67,7 @@ class Experiment:
         roles: The prompt roles that it needs.
         conditions: What every prompt is run under; one empty condition by default.
         cost: What one trial costs.
+        sites: What it needs of a model, by `fn(config)`: kinds of sites, and `lens`.
         paper: Whose definition it follows.
         code_hash: SHA-256 of the file, stored with every run.
     """
@@ -76,6 +80,7 @@ class Experiment:
     roles: tuple[str, ...]
     conditions: Conditions
     cost: EstimateCost
+    sites: Sites
     paper: str
     code_hash: str
 
@@ -104,6 +109,7 @@ def experiment(
     cost: EstimateCost = lambda config, model, condition, n_tokens: Cost(
         forward_passes=1, values=1
     ),
+    sites: Sequence[str] | Sites = (),
     paper: str = "",
 ) -> Callable[[Run], Experiment]:
     """Registers the function below it as an experiment.
@@ -117,6 +123,8 @@ def experiment(
         roles: Prompt roles that it needs, such as `answer`.
         conditions: `fn(config)`, the conditions every prompt is run under.
         cost: `fn(config, model_config, condition, n_tokens)`, what one trial costs.
+        sites: The kinds of sites that it needs, such as `resid_post` and `head`, and `lens` if it
+            uses the model's head on other layers; or `fn(config)` that says so.
         paper: The paper that it follows.
 
     Raises:
@@ -140,6 +148,7 @@ def experiment(
             roles=tuple(roles),
             conditions=conditions,
             cost=cost,
+            sites=sites if callable(sites) else lambda config: sites,
             paper=paper,
             code_hash=hashlib.sha256(Path(inspect.getfile(run)).read_bytes()).hexdigest(),
         )

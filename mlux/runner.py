@@ -20,7 +20,15 @@ from tqdm import tqdm
 from mlux import params as parameters
 from mlux import registry
 from mlux.errors import MluxError, RunError
-from mlux.plan import Plan, Prepared, assemble, device_name, load_model, prepare
+from mlux.plan import (
+    Plan,
+    Prepared,
+    assemble,
+    device_name,
+    load_model,
+    prepare,
+    require_checked,
+)
 from mlux.prompts import PromptSet
 from mlux.provenance import environment
 from mlux.results import Result, Values
@@ -95,6 +103,7 @@ def run_experiment(
         adapter=adapter,
     )
     with Store.open(db or default_location(), write=True) as store:
+        require_checked(prepared, store)
         uid = create_run(store, prepared.spec(tags=tags or {}, note=note))
         return _execute(store, uid, prepared, range(len(prepared.trials)), progress)
 

@@ -51,6 +51,7 @@ TABLES: tuple[str, ...] = (
     "tokenizers",
     "tokens",
     "models",
+    "model_checks",
     "prompts",
     "prompt_sets",
     "prompt_set_items",
@@ -114,6 +115,16 @@ def _create_catalogue() -> None:
         _unique("content_hash"),
         _unique("label"),
         _foreign("tokenizer_id", "tokenizers.id"),
+    )
+    _table(
+        "model_checks",
+        _integer("model_id"),
+        _text("site verdict"),
+        [Column("error", REAL)],
+        _text("reason checked_at versions"),
+        _foreign("model_id", "models.id", cascade=True),
+        _check("verdict_is_known", "verdict IN ('exact', 'approximate', 'absent', 'failed')"),
+        key="model_id site",
     )
     _table(
         "prompts",

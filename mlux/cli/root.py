@@ -24,7 +24,7 @@ COMMANDS = {
     "runs": "List, show and resume runs.",
     "compare": "Compare runs side by side, with intervals and tests.",
     "sql": "Ask the database in read-only SQL.",
-    "models": "List and show the models that were run.",
+    "models": "Check models; list and show those that were run.",
     "prompts": "List and show prompt sets.",
     "db": "Look after the database.",
     "doctor": "Check this installation and say how to mend it.",

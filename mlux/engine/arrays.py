@@ -29,3 +29,12 @@ def snapshot(array: mx.array) -> mx.array:
     into the residual stream), so a capture keeps this instead of the object.
     """
     return array[...]
+
+
+def first_array(value: Any) -> mx.array | None:
+    """The array that a module takes or returns: itself, or the first one of a tuple."""
+    if isinstance(value, mx.array):
+        return value
+    if isinstance(value, tuple | list):
+        return next((item for item in value if isinstance(item, mx.array)), None)
+    return None

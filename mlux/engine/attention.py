@@ -7,6 +7,7 @@ past rotary embedding and norms, with the true scale, mask, window and sinks, so
 without a line per family. Attention that computes its own softmax (gemma2) is in `oddities`.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -88,9 +89,31 @@ def _masked(scores: mx.array, mask: mx.array | str | None) -> mx.array:
 Tap = Callable[[AttentionCall], mx.array]
 """tap(call) → z, having read or edited what it wanted."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class Door:
+    """A function of a model's file that computes softmax attention by itself.
+
+    Attributes:
+        module: The file's module; untouched while nothing has imported it.
+        owner: The class of the function, for a method; empty for a function of the module.
+        name: The function's name.
+        tapped: tapped(original) is a function that goes through `dispatch`.
+    """
+
+    module: str
+    owner: str
+    name: str
+    tapped: Callable[[Any], Any]
+
+
+doors: list[Door] = []
+"""Filled by `oddities`."""
+
 _tap: ContextVar[Tap | None] = ContextVar("mlux_tap", default=None)
 _lock = Lock()
 _users = 0
+_opened: list[tuple[Any, str, Any]] = []
 _fused_attention = mx.fast.scaled_dot_product_attention
 _quantized_attention = base.quantized_scaled_dot_product_attention
 
@@ -112,13 +135,28 @@ def tapping(tap: Tap | None) -> Iterator[None]:
 def _install(change: int) -> None:
     global _users
     with _lock:
-        _users += change
+        before, _users = _users, _users + change
+        if not before:
+            _open_doors()
+        elif not _users:
+            while _opened:
+                setattr(*_opened.pop())
         if _users:
             mx.fast.scaled_dot_product_attention = _tapped_fused
             base.quantized_scaled_dot_product_attention = _tapped_quantized
         else:
             mx.fast.scaled_dot_product_attention = _fused_attention
             base.quantized_scaled_dot_product_attention = _quantized_attention
+
+
+def _open_doors() -> None:
+    for door in doors:
+        owner = sys.modules.get(door.module)
+        if owner is not None:
+            owner = getattr(owner, door.owner) if door.owner else owner
+            original = getattr(owner, door.name)
+            _opened.append((owner, door.name, original))
+            setattr(owner, door.name, door.tapped(original))
 
 
 def dispatch(call: AttentionCall) -> mx.array:

@@ -124,9 +124,13 @@ def load(
     if dtype is not None and dtype not in DTYPES:
         raise UnknownNameError("dtype", dtype, DTYPES)
     try:
-        model, config = load_model(source.folder, lazy=True)
+        model, config = load_model(source.folder, lazy=True, model_config=_flat_rope(source.folder))
         adapter_path = None if adapter is None else _add_adapter(model, Path(adapter))
         tokenizer = load_tokenizer(source.folder, eos_token_ids=config.get("eos_token_id"))
+    except SystemExit as error:  # mlx-lm's olmo ends the process when a package is missing
+        raise ModelError(
+            f"Cannot load the model {source.name!r}: mlx-lm needs another package for it."
+        ) from error
     except (ValueError, OSError, KeyError, TypeError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(f"Cannot load the model {source.name!r}: {reason}") from error
@@ -148,6 +152,22 @@ def load(
         adapter_source=str(adapter_path) if adapter_path else None,
         adapter_hash=hash_files(list(adapter_path.iterdir())) if adapter_path else None,
     )
+
+
+def _flat_rope(folder: Path) -> dict[str, Any]:
+    """The rotary embedding's settings where mlx-lm looks for them.
+
+    transformers 5 saves them nested in `rope_parameters`; mlx-lm reads them flat and would silently
+    take its defaults (with a base of 500,000 the logits of a Llama are then off by a quarter).
+    """
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    nested = config.get("rope_parameters")
+    if not isinstance(nested, dict) or "rope_theta" not in nested:
+        return {}  # absent, or a set for each kind of layer, which those models read themselves
+    flat = {key: nested[key] for key in ("rope_theta", "partial_rotary_factor") if key in nested}
+    if nested.get("rope_type", "default") != "default":
+        flat["rope_scaling"] = {k: v for k, v in nested.items() if k != "rope_theta"}
+    return {key: value for key, value in flat.items() if key not in config}
 
 
 def _add_adapter(model: Module, adapter: Path) -> Path:

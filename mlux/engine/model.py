@@ -8,13 +8,19 @@ from typing import Any
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 
-from mlux.engine import loading, sites
-from mlux.engine.anatomy import Anatomy, learn
-from mlux.engine.batching import TokenBatch, context_length, encode_text, pad
+from mlux.engine import generation, loading, sites
+from mlux.engine.anatomy import Anatomy
+from mlux.engine.batching import TokenBatch, context_length, encode_any, encode_text, pad
 from mlux.engine.cache import ActivationCache
+from mlux.engine.certificate import Certificate
+from mlux.engine.checking import check
+from mlux.engine.continuation import Completion
+from mlux.engine.learning import learn
+from mlux.engine.oddities import forward_arguments
 from mlux.engine.passes import Hook, HookWrapper, Pass, PreHook
 from mlux.engine.places import Layout
-from mlux.errors import HookError, ModelError, PromptError
+from mlux.engine.sampling import Options
+from mlux.errors import HookError, ModelError, ParameterError, PromptError
 from mlux.provenance import ModelIdentity
 
 Tokens = str | Sequence[str] | Sequence[int] | mx.array
@@ -41,7 +47,7 @@ class HookedModel:
     def __init__(
         self,
         model: Module,
-        tokenizer: Any,
+        tokenizer: Any = None,
         *,
         config: Mapping[str, Any] | None = None,
         loaded: loading.LoadedModel | None = None,
@@ -129,8 +135,9 @@ class HookedModel:
     @cached_property
     def resid_dtype(self) -> mx.Dtype:
         """The dtype of the residual stream."""
-        _, cache = self.run_with_cache(mx.array([[0]]), hooks=[sites.resid_post(0)])
-        return cache[sites.resid_post(0)].dtype
+        path = "model.embed_tokens" if self.anatomy.reason(0, "resid_post") else sites.resid_post(0)
+        _, cache = self.run_with_cache(mx.array([[0]]), hooks=[path])
+        return cache[path].dtype
 
     @cached_property
     def identity(self) -> ModelIdentity:
@@ -152,6 +159,13 @@ class HookedModel:
         size = self._raw_config.get("vocab_size", text.get("vocab_size"))
         return int(size) if size else len(self.tokenizer.get_vocab())
 
+    def check(self) -> Certificate:
+        """The self-test: what can be read and edited in this model, with the measured errors.
+
+        It takes less than thirty forward passes on a short prompt.
+        """
+        return check(self)
+
     def available_hooks(self) -> list[str]:
         """Every path that can be hooked: the canonical names, then the modules' own paths."""
         return self.layout.available()
@@ -160,9 +174,27 @@ class HookedModel:
         """The paths of `available_hooks` that contain a text."""
         return [path for path in self.available_hooks() if text in path]
 
-    def tokenize(self, text: str, add_bos: bool = True) -> mx.array:
-        """The token ids of a text, [1, seq]."""
-        return self.to_batch(encode_text(self.tokenizer, text, add_bos=add_bos)).tokens
+    def tokenize(self, text: str, add_bos: bool = True) -> list[int]:
+        """The token ids of a text, beginning with the BOS token where the tokenizer adds one."""
+        return encode_text(self.tokenizer, text, add_bos=add_bos)
+
+    @property
+    def quantization_bits(self) -> int | None:
+        """The fewest bits of a quantised module; None for a model in full precision."""
+        modules = self.layout.modules.values()
+        return min((module.bits for module in modules if hasattr(module, "bits")), default=None)
+
+    def get_tolerance(self, strict: float = 1e-5, relaxed: float = 0.15) -> float:
+        """How far two ways to compute the same logits may lie apart on this model.
+
+        Args:
+            strict: In full precision.
+            relaxed: Up to 4 bits; half of it up to 8.
+        """
+        bits = self.quantization_bits
+        if bits is None or bits > 8:
+            return strict
+        return relaxed if bits <= 4 else relaxed / 2
 
     def to_batch(self, x: Tokens) -> TokenBatch:
         """Right-padded token ids.
@@ -223,6 +255,7 @@ class HookedModel:
         state.add_captures(self._select(hooks))
         self._unembed_only(state, positions)
         logits = self._run(state, self.to_batch(x).tokens)
+        logits = self._unembedded(logits, positions)
         mx.eval(logits, list(state.captured.values()))
         return logits, ActivationCache(state.captured)
 
@@ -245,14 +278,98 @@ class HookedModel:
             UnknownNameError: If a path does not exist.
             HookError: If a hook never fired or returned something of another shape or dtype.
         """
-        state = self._pass()
-        for path, pre_hook in pre_hooks:
-            state.add_pre_hook(path, pre_hook)
-        for path, hook in hooks:
-            state.add_hook(path, hook)
+        state = self._hooked_pass(hooks, pre_hooks)
         logits = self._run(state, self.to_batch(x).tokens, cache)
         mx.eval(logits)
         return logits
+
+    def generate(
+        self,
+        prompt: Any,
+        max_tokens: int = 64,
+        temperature: float = 0.0,
+        *,
+        hooks: Sequence[tuple[str, Hook]] = (),
+        pre_hooks: Sequence[tuple[str, PreHook]] = (),
+        prompt_cache: Any = None,
+        **options: Any,
+    ) -> Any:
+        """What the model writes after a prompt, with hooks active from the prompt's first token on.
+
+        Without hooks the text is what `mlx_lm.generate` writes.
+
+        Example:
+            >>> model = HookedModel.from_pretrained("demo")
+            >>> model.generate("the capital of france is", max_tokens=1)
+            'paris'
+
+        Args:
+            prompt: A text, a `Prompt`, token ids, the turns of a chat ({"role", "content"}; the
+                last one is continued if it is the assistant's), or a list of these.
+            max_tokens: The most tokens to generate.
+            temperature: 0 takes the most probable token.
+            hooks: As in `run_with_hooks`. See `mlux.engine.generation` for the shapes they see.
+            pre_hooks: As in `run_with_hooks`.
+            prompt_cache: mlx-lm's cache of what comes before a single prompt; it is filled.
+            **options: The other attributes of `mlux.engine.sampling.Options`: top_p, top_k,
+                min_p, seed, stop, kv_bits, kv_group_size, quantized_kv_start, max_kv_size.
+
+        Returns:
+            The text, without the prompt; for a list of prompts the list of texts.
+
+        Raises:
+            PromptError: If a prompt is empty, longer than the context or not in the vocabulary.
+            ParameterError: If an option is out of range, or this model cannot have it.
+            HookError: If a hook never fired or returned something of another shape or dtype.
+        """
+        settings = Options.of(max_tokens=max_tokens, temperature=temperature, **options)
+        rows, is_batch = encode_any(self.tokenizer, prompt)
+        if self.tokenizer is None:
+            raise ModelError("This model has no tokenizer to write text with; see complete().")
+        state = self._hooked_pass(hooks, pre_hooks)
+        if is_batch and prompt_cache is not None:
+            raise ParameterError("A prompt_cache belongs to one prompt, not to a list of them.")
+        if prompt_cache is not None:
+            stream = generation.Stream(self, rows[0], settings, state, prompt_cache=prompt_cache)
+            return stream.complete().text
+        texts = [done.text for done in generation.complete(self, rows, settings, state)]
+        return texts if is_batch else texts[0]
+
+    def complete(
+        self,
+        prompts: Any,
+        *,
+        hooks: Sequence[tuple[str, Hook]] = (),
+        pre_hooks: Sequence[tuple[str, PreHook]] = (),
+        **options: Any,
+    ) -> list[Completion]:
+        """Like `generate`, always for a list: token ids, texts and why each one ended."""
+        rows, _ = encode_any(self.tokenizer, prompts)
+        state = self._hooked_pass(hooks, pre_hooks)
+        return generation.complete(self, rows, Options.of(**options), state)
+
+    def stream(
+        self,
+        prompt: Any,
+        *,
+        hooks: Sequence[tuple[str, Hook]] = (),
+        pre_hooks: Sequence[tuple[str, PreHook]] = (),
+        prompt_cache: Any = None,
+        **options: Any,
+    ) -> generation.Stream:
+        """Like `generate` for one prompt, token by token.
+
+        Example:
+            >>> model = HookedModel.from_pretrained("demo")
+            >>> "".join(chunk.text for chunk in model.stream("the capital of france is"))[:5]
+            'paris'
+        """
+        rows, is_batch = encode_any(self.tokenizer, prompt)
+        if is_batch:
+            raise ParameterError("A stream has one prompt; generate() takes a list of them.")
+        state = self._hooked_pass(hooks, pre_hooks)
+        settings = Options.of(**options)
+        return generation.Stream(self, rows[0], settings, state, prompt_cache=prompt_cache)
 
     def get_attention_patterns(
         self, x: Tokens, layers: Iterable[int] | None = None
@@ -277,7 +394,12 @@ class HookedModel:
 
         Returns:
             Logits [batch, seq, vocab_size], lazy.
+
+        Raises:
+            HookError: If the model's head reads more than that.
         """
+        if reason := self.anatomy.lacks.get("lens"):
+            raise HookError(f"No lens: {reason}.")
         # The rest of the model is built into the graph, but nothing needs it, so it never runs.
         tokens = mx.zeros(resid.shape[:2], dtype=mx.int32)
         state = self._pass()
@@ -292,12 +414,16 @@ class HookedModel:
         hooks: Sequence[tuple[str, Hook]] = (),
         captures: Sequence[str] = (),
         positions: mx.array | None = None,
+        tokens: mx.array | None = None,
     ) -> tuple[mx.array, ActivationCache]:
         """Runs the model from a block's input on; the blocks before it are never computed.
 
         Args:
             layer: The first block to run.
             resid: Its input, [batch, seq, d_model].
+            tokens: Token ids of the same shape. Some architectures read more than the residual
+                stream in later blocks (token embeddings, keys and values of earlier blocks); what
+                they need is computed from these.
             hooks: As in `run_with_hooks`, at that block or later.
             captures: Paths to keep, at that block or later.
             positions: [batch], the one position of each row to unembed; by default all.
@@ -312,7 +438,9 @@ class HookedModel:
             state.add_hook(path, hook)
         state.add_captures(captures)
         self._unembed_only(state, positions)
-        logits = self._run(state, mx.zeros(resid.shape[:2], dtype=mx.int32))
+        if tokens is None:
+            tokens = mx.zeros(resid.shape[:2], dtype=mx.int32)
+        logits = self._unembedded(self._run(state, tokens), positions)
         return logits, ActivationCache(state.captured)
 
     @property
@@ -320,14 +448,30 @@ class HookedModel:
         return sites.resid_post(len(self.anatomy.blocks) - 1)
 
     def _unembed_only(self, state: Pass, positions: mx.array | None) -> None:
-        if positions is not None:
+        if positions is not None and "lens" not in self.anatomy.lacks:
             state.add_hook(self._last_block, _gather(positions), checked=False)
+
+    def _hooked_pass(
+        self, hooks: Sequence[tuple[str, Hook]], pre_hooks: Sequence[tuple[str, PreHook]]
+    ) -> Pass:
+        state = self._pass()
+        for path, pre_hook in pre_hooks or ():
+            state.add_pre_hook(path, pre_hook)
+        for path, hook in hooks or ():
+            state.add_hook(path, hook)
+        return state
+
+    def _unembedded(self, logits: mx.array, positions: mx.array | None) -> mx.array:
+        """The logits at the positions, also where the head had to see every position."""
+        if positions is None or "lens" not in self.anatomy.lacks:
+            return logits
+        return mx.take_along_axis(logits, positions[:, None, None], axis=1)
 
     def _pass(self) -> Pass:
         return Pass(layout=self.layout)
 
     def _run(self, state: Pass, tokens: mx.array, cache: Any = None) -> mx.array:
-        arguments = {} if cache is None else {"cache": cache}
+        arguments = forward_arguments(self.model) if cache is None else {"cache": cache}
         logits: mx.array = state.run(lambda: self.model(tokens, **arguments))
         self.hook_fires += state.fired.total()
         return logits

@@ -1,7 +1,8 @@
 """The few modules whose attention does not go through MLX's own function.
 
-Each row maps a class, by its full name, to an equivalent call that goes through `dispatch`. A row
-is used only while a pass taps attention; it computes what the class computes, bit for bit.
+A row is used only while a pass taps attention, and computes what the model computes, bit for bit:
+either an equivalent call of a class, by its full name, that goes through `dispatch`, or a `Door`:
+a function of a model's file, which is wrapped.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 
-from mlux.engine.attention import AttentionCall, dispatch
+from mlux.engine.attention import AttentionCall, Door, dispatch, doors
 
 
 def _gemma2_scores_and_values(module: Any, call: AttentionCall) -> mx.array:
@@ -72,6 +73,77 @@ OWN_SOFTMAX: dict[str, Callable[..., mx.array]] = {
 }
 
 
+def _gear(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    """Gear's soft-capped attention."""
+
+    def tapped(
+        q: mx.array, k: mx.array, v: mx.array, scale: float, softcap: float, mask: Any
+    ) -> mx.array:
+        return dispatch(
+            AttentionCall(
+                q=q,
+                k=k,
+                v=v,
+                scale=scale,
+                mask=mask,
+                sinks=None,
+                softcap=softcap,
+                fused=lambda call: original(call.q, call.k, call.v, scale, softcap, mask),
+            )
+        )
+
+    return tapped
+
+
+def _phi3small(original: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    """Phi-3-small's block-sparse attention."""
+
+    def tapped(
+        module: Any, q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | None
+    ) -> mx.array:
+        _, dense = module._block_sparse_mask(q.shape[2], k.shape[2])
+        # mlx-lm adds its mask to the scores, also where it is a boolean one.
+        scores = mx.where(dense.flatten(0, 1), 0.0, -mx.inf)  # [n_heads, query, key]
+        scores = scores if mask is None else scores + mask
+
+        def fused(call: AttentionCall) -> mx.array:
+            if call.k is not k or call.v is not v:  # edited: no longer grouped by shared heads
+                return call.attend(call.pattern())
+            return original(module, call.q, k, v, scale=scale, mask=mask)
+
+        return dispatch(
+            AttentionCall(
+                q=q, k=k, v=v, scale=scale, mask=scores, sinks=None, softcap=None, fused=fused
+            )
+        )
+
+    return tapped
+
+
+doors += [
+    Door(module="mlx_lm.models.gear", owner="", name="_softcap_attention", tapped=_gear),
+    Door(
+        module="mlx_lm.models.phi3small",
+        owner="Attention",
+        name="_block_sparse_attention",
+        tapped=_phi3small,
+    ),
+]
+
+
 def tappable_call(module: Module) -> Callable[..., mx.array] | None:
     """The equivalent call of a module that computes its own softmax; None for all others."""
     return OWN_SOFTMAX.get(f"{type(module).__module__}.{type(module).__qualname__}")
+
+
+NEED_A_CACHE = frozenset({"mlx_lm.models.gemma3n.Model"})
+"""Models whose blocks share keys and values by way of the cache, and compute others without one."""
+
+
+def forward_arguments(model: Module) -> dict[str, Any]:
+    """What a forward pass over a whole prompt needs besides the tokens."""
+    if f"{type(model).__module__}.{type(model).__qualname__}" not in NEED_A_CACHE:
+        return {}
+    from mlx_lm.models.cache import make_prompt_cache
+
+    return {"cache": make_prompt_cache(model)}

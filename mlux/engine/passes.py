@@ -1,16 +1,17 @@
 """One forward pass with hooks: what is read and edited where, and what fired."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 
 from mlux.engine import sites
-from mlux.engine.anatomy import Term
-from mlux.engine.arrays import snapshot
+from mlux.engine.arrays import first_array, snapshot
 from mlux.engine.attention import AttentionCall, tapping
 from mlux.engine.hooks import Call, Handler, handling
 from mlux.engine.oddities import tappable_call
@@ -34,6 +35,16 @@ class HookWrapper:
     head: int | None
     module: Module
 
+    @property
+    def hook_name(self) -> str:
+        """The path, under its name in mlux 0.2."""
+        return self.path
+
+    @property
+    def wrapped(self) -> Module:
+        """The module, under its name in mlux 0.2."""
+        return self.module
+
 
 Hook = Callable[[tuple[Any, ...], Any, HookWrapper], Any]
 """hook(inputs, output, wrapper) → a replacement of the output, or None to leave it."""
@@ -48,12 +59,9 @@ class _Action:
     hook: Hook
     wrapper: HookWrapper
     kind: sites.Kind | None
-    term: Term | None
+    terms: tuple[tuple[Module, float], ...]
+    stream: int | str | None
     checked: bool
-
-    @property
-    def factor(self) -> float:
-        return self.term.factor if self.term else 1.0
 
 
 @dataclass(eq=False, kw_only=True)
@@ -73,6 +81,8 @@ class Pass:
     _outputs: dict[int, list[_Action]] = field(default_factory=dict)
     _taps: dict[int, list[_Action]] = field(default_factory=dict)
     _modules: dict[int, Module] = field(default_factory=dict)
+    _addends: set[int] = field(default_factory=set)
+    _returned: dict[int, mx.array] = field(default_factory=dict)
     _wanted: list[str] = field(default_factory=list)
     _layer: int | None = None
 
@@ -91,16 +101,24 @@ class Pass:
         place = self.layout.locate(path)
         wrapper = HookWrapper(path=path, layer=place.layer, head=place.head, module=place.module)
         action = _Action(
-            hook=hook, wrapper=wrapper, kind=place.kind, term=place.term, checked=checked
+            hook=hook,
+            wrapper=wrapper,
+            kind=place.kind,
+            terms=place.terms,
+            stream=place.stream,
+            checked=checked,
         )
         self._wanted.append(path)
         if place.kind in sites.TAPS:
             assert place.layer is not None
             self._taps.setdefault(place.layer, []).append(action)
         else:
-            table = self._inputs if place.kind == "resid_pre" else self._outputs
+            table = self._outputs if place.stream is None else self._inputs
             table.setdefault(id(place.module), []).append(action)
             self._modules[id(place.module)] = place.module
+            for module, _ in place.terms:
+                self._modules[id(module)] = module
+                self._addends.add(id(module))
 
     def add_pre_hook(self, path: str, hook: PreHook) -> None:
         """Adds a hook that sees and may change the arguments of the module at a path.
@@ -132,41 +150,44 @@ class Pass:
         Raises:
             HookError: If a hook never fired, or returned something of another shape or dtype.
         """
+        with self.running():
+            output = forward()
+        self.require_fired()
+        return output
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Runs the body with the hooks installed, in this thread; may be entered repeatedly."""
         self._layer = None
         handlers = {key: (module, self._handler(key)) for key, module in self._modules.items()}
         for layer in self._taps:
             self._follow(handlers, layer)
         with handling(handlers), tapping(self._tap if self._taps else None):
-            output = forward()
+            yield
+
+    def require_fired(self) -> None:
+        """Raises HookError if a hook never fired."""
         silent = [path for path in self._wanted if not self.fired[path]]
         if silent:
             raise HookError(
                 f"The hook on {silent[0]!r} never fired: the model did not run it in this pass."
             )
-        return output
 
     def _follow(self, handlers: dict[int, tuple[Module, Handler]], layer: int) -> None:
-        """Makes a tapped block say when it runs, so that the tap knows whose attention it sees."""
-        block = self.layout.block(layer)
-        inner = handlers[id(block)][1] if id(block) in handlers else None
+        """Makes a tapped mixer say when it runs, so that the tap knows whose attention it sees."""
+        mixer = self.layout.mixer(layer)
+        inner = self._handler(id(mixer))
+        substitute = tappable_call(mixer)
 
         def follow(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             before, self._layer = self._layer, layer
+            inside = call if substitute is None else partial(substitute, mixer)
             try:
-                return inner(call, args, kwargs) if inner else call(*args, **kwargs)
+                return inner(inside, args, kwargs)
             finally:
                 self._layer = before
 
-        handlers[id(block)] = (block, follow)
-        mixer = self.layout.mixer(layer)
-        substitute = tappable_call(mixer)
-        if substitute:
-            outer = self._handler(id(mixer))
-
-            def own_softmax(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-                return outer(lambda *a, **k: substitute(mixer, *a, **k), args, kwargs)
-
-            handlers[id(mixer)] = (mixer, own_softmax)
+        handlers[id(mixer)] = (mixer, follow)
 
     def _handler(self, key: int) -> Handler:
         def handle(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -180,6 +201,10 @@ class Pass:
             output = call(*args, **kwargs)
             for action in self._outputs.get(key, ()):
                 output = self._edit_output(action, args, output)
+            if key in self._addends:
+                array = first_array(output)
+                assert array is not None
+                self._returned[key] = array
             return output
 
         return handle
@@ -187,26 +212,53 @@ class Pass:
     def _edit_input(
         self, action: _Action, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        for index, value in enumerate(args):
-            if isinstance(value, mx.array):
-                edited = self._apply(action, (), value)
-                return (*args[:index], edited, *args[index + 1 :]), kwargs
-        for name, value in kwargs.items():
-            if isinstance(value, mx.array):
-                return args, {**kwargs, name: self._apply(action, (), value)}
-        raise HookError(f"Nothing to read at {action.wrapper.path!r}: the block takes no array.")
+        key = action.stream
+        if isinstance(key, int):
+            return (*args[:key], self._edit_stream(action, (), args[key]), *args[key + 1 :]), kwargs
+        assert key is not None
+        return args, {**kwargs, key: self._edit_stream(action, (), kwargs[key])}
+
+    def _edit_stream(self, action: _Action, inputs: tuple[Any, ...], value: mx.array) -> mx.array:
+        """Several streams are shown to a hook side by side, [batch, seq, n_streams · d_model]."""
+        axis = self.layout.anatomy.stream_axis
+        if axis is None:
+            edited: mx.array = self._apply(action, inputs, value)
+            return edited
+        stacked = mx.moveaxis(value, axis, 2)  # [batch, seq, n_streams, d_model]
+        shown = stacked.flatten(2, 3)
+        edited = self._apply(action, inputs, shown)
+        if edited is shown:
+            return value
+        return mx.moveaxis(edited.reshape(*edited.shape[:2], *stacked.shape[2:]), 2, axis)
 
     def _edit_output(self, action: _Action, args: tuple[Any, ...], output: Any) -> Any:
         if action.kind is None:  # a module's own path: the hook sees what the module returns
             return self._apply(action, args, output)
         array = _first_array(output, action.wrapper)
-        if action.factor == 1.0:
-            edited = self._apply(action, args, array)
+        if action.terms:
+            edited = self._edit_sum(action, args, array)
+        elif action.kind in ("resid_pre", "resid_post"):
+            edited = self._edit_stream(action, args, array)
         else:
-            added = array * action.factor
-            edited = self._apply(action, args, added)
-            edited = array if edited is added else edited / action.factor
-        return edited if output is array else _with_first_array(output, array, edited)
+            edited = self._apply(action, args, array)
+        return output if edited is array else _with_first_array(output, array, edited)
+
+    def _edit_sum(self, action: _Action, args: tuple[Any, ...], last: mx.array) -> mx.array:
+        """Shows a hook the sum of what modules add; what it changes, the last one adds."""
+        *before, (_, factor) = action.terms
+        if not before and factor == 1.0:
+            edited: mx.array = self._apply(action, args, last)
+            return edited
+        rest = [self._returned[id(module)] * weight for module, weight in before]
+        added = last * factor
+        for addend in rest:
+            added = added + addend
+        edited = self._apply(action, args, added)
+        if edited is added:
+            return last
+        for addend in rest:
+            edited = edited - addend
+        return edited / factor
 
     def _apply(self, action: _Action, inputs: tuple[Any, ...], value: Any) -> Any:
         """Runs a hook and returns its replacement, or the value object itself for None."""
@@ -263,18 +315,18 @@ class Pass:
 
 
 def _first_array(output: Any, wrapper: HookWrapper) -> mx.array:
-    if isinstance(output, mx.array):
-        return output
-    if isinstance(output, tuple) and output and isinstance(output[0], mx.array):
-        return output[0]
-    raise HookError(
-        f"{wrapper.path!r} returned {type(output).__name__}, not an array or a tuple that begins "
-        "with one."
-    )
+    array = first_array(output)
+    if array is None:
+        raise HookError(
+            f"{wrapper.path!r} returned {type(output).__name__}, not an array or a tuple with one."
+        )
+    return array
 
 
-def _with_first_array(output: tuple[Any, ...], array: mx.array, edited: mx.array) -> Any:
-    return output if edited is array else (edited, *output[1:])
+def _with_first_array(output: Any, array: mx.array, edited: mx.array) -> Any:
+    if output is array:
+        return edited
+    return type(output)(edited if item is array else item for item in output)
 
 
 def _checked_arguments(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mlx.nn.layers.base import Module
 
 from mlux.engine import sites
-from mlux.engine.anatomy import Anatomy, Block, Term
+from mlux.engine.anatomy import Anatomy, Block
 from mlux.errors import HookError, UnknownNameError
 
 
@@ -17,14 +17,16 @@ class Place:
     Attributes:
         module: The module whose call is hooked; for taps, the block's token mixer.
         kind: The canonical kind; None for a module's own path.
-        term: The factor with which the module's output enters the residual stream.
+        terms: What `attn_out` or `mlp_out` sums: modules, with the factors of their outputs.
+        stream: Which argument is the residual stream, for the input of a block.
     """
 
     module: Module
     kind: sites.Kind | None = None
     layer: int | None = None
     head: int | None = None
-    term: Term | None = None
+    terms: tuple[tuple[Module, float], ...] = ()
+    stream: int | str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -53,22 +55,25 @@ class Layout:
         anatomy = self.anatomy
         names = ["model.embed_tokens"]
         for layer, block in enumerate(anatomy.blocks):
-            names += [sites.resid_pre(layer), sites.resid_post(layer)]
-            names += [sites.attn_out(layer)] * (block.attn_out is not None)
-            names += [sites.mlp_out(layer)] * (block.mlp_out is not None)
+            if "resid_post" not in block.lacks:
+                names += [sites.resid_pre(layer), sites.resid_post(layer)]
+            names += [sites.attn_out(layer)] * bool(block.attn_out)
+            names += [sites.mlp_out(layer)] * bool(block.mlp_out)
             if block.n_heads:
                 names += [sites.tap(layer, kind) for kind in sites.TAPS if kind != "head"]
                 names += [sites.head(layer, head) for head in range(block.n_heads)]
         names += ["model.norm"] * (anatomy.norm is not None)
-        return list(dict.fromkeys([*names, *filter(None, self.modules)]))
+        # A canonical name of what the model lacks is no name of a module that happens to have it.
+        own = [path for path in self.modules if path and sites.parse(path) is None]
+        return list(dict.fromkeys([*names, *own]))
 
     def residual_sites(self) -> list[str]:
         """The residual stream after each block, and what each attention and MLP adds to it."""
         names = []
         for layer, block in enumerate(self.anatomy.blocks):
-            names += [sites.attn_out(layer)] * (block.attn_out is not None)
-            names += [sites.mlp_out(layer)] * (block.mlp_out is not None)
-            names.append(sites.resid_post(layer))
+            names += [sites.attn_out(layer)] * bool(block.attn_out)
+            names += [sites.mlp_out(layer)] * bool(block.mlp_out)
+            names += [sites.resid_post(layer)] * ("resid_post" not in block.lacks)
         return names
 
     def locate(self, path: str) -> Place:
@@ -89,13 +94,19 @@ class Layout:
             return Place(module=self.modules[self.anatomy.embed_tokens], kind="embed")
         if site.kind == "norm":
             if self.anatomy.norm is None:
-                raise HookError("This model has no final norm.")
+                raise HookError(f"{path!r}: {self.anatomy.lacks['norm']}.")
             return Place(module=self.modules[self.anatomy.norm], kind="norm")
         block = self._block(site, path)
+        if site.kind in block.lacks:
+            part = sites.WORDS[site.kind]
+            raise HookError(
+                f"{path!r}: block {site.layer} has no {part}: {block.lacks[site.kind]}."
+            )
         if site.kind in ("resid_pre", "resid_post"):
-            return Place(module=self.modules[block.path], kind=site.kind, layer=site.layer)
+            return self._stream(block, site)
         if site.kind in ("attn_out", "mlp_out"):
-            return self._term(block, site, path)
+            terms = tuple((self.modules[t.path], t.factor) for t in block.terms(site.kind))
+            return Place(module=terms[-1][0], kind=site.kind, layer=site.layer, terms=terms)
         return self._tap(block, site, path)
 
     def _block(self, site: sites.Site, path: str) -> Block:
@@ -105,19 +116,16 @@ class Layout:
             raise HookError(f"{path!r}: this model has {n_layers} layers, 0 to {n_layers - 1}.")
         return self.anatomy.blocks[site.layer]
 
-    def _term(self, block: Block, site: sites.Site, path: str) -> Place:
-        term = block.attn_out if site.kind == "attn_out" else block.mlp_out
-        if term is None:
-            part = "attention" if site.kind == "attn_out" else "MLP"
-            raise HookError(
-                f"{path!r}: what the {part} of block {site.layer} adds to the residual stream "
-                f"cannot be told apart in this model; hook the modules inside {block.path!r}."
-            )
-        return Place(module=self.modules[term.path], kind=site.kind, layer=site.layer, term=term)
+    def _stream(self, block: Block, site: sites.Site) -> Place:
+        if site.kind == "resid_post" or block.entry is None:
+            stream = block.stream if site.kind == "resid_pre" else None
+            module = self.modules[block.path]
+        else:
+            stream, module = None, self.modules[block.entry]
+        return Place(module=module, kind=site.kind, layer=site.layer, stream=stream)
 
     def _tap(self, block: Block, site: sites.Site, path: str) -> Place:
-        if block.mixer is None or not block.n_heads:
-            raise HookError(f"{path!r}: block {site.layer} has no softmax attention.")
+        assert block.mixer is not None
         if site.head is not None and site.head >= block.n_heads:
             last = block.n_heads - 1
             raise HookError(f"{path!r}: block {site.layer} has {block.n_heads} heads, 0 to {last}.")

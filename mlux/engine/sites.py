@@ -11,6 +11,15 @@ Kind = Literal[
 TAPS: tuple[Kind, ...] = ("q", "k", "v", "z", "pattern", "head")
 """Kinds that are read inside the attention call."""
 
+WORDS: dict[Kind, str] = {
+    "resid_pre": "residual stream before it",
+    "resid_post": "residual stream after it",
+    "attn_out": "attention output",
+    "mlp_out": "MLP output",
+    **dict.fromkeys(TAPS, "attention heads"),
+}
+"""What the kinds of a block are called in an error."""
+
 _SUFFIXES: dict[str, Kind] = {
     "": "resid_post",
     ".input": "resid_pre",

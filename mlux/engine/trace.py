@@ -6,10 +6,13 @@ from typing import Any
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 
-from mlux.engine.arrays import snapshot
+from mlux.engine.arrays import first_array, snapshot
 from mlux.engine.attention import AttentionCall, tapping
 from mlux.engine.hooks import Call, Handler, handling
-from mlux.engine.oddities import tappable_call
+from mlux.engine.oddities import forward_arguments, tappable_call
+
+TRACE_LENGTH = 9
+"""Tokens in the traced pass: enough equations for the least squares, cheap on any model."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -19,6 +22,9 @@ class ModuleCall:
     Attributes:
         path: The module's path in the tree.
         parent: The call during which it happened; None for the model itself.
+        args: The positional arguments, as the objects that were passed.
+        kwargs: The arguments by name.
+        arrays: Each argument that is an array, by its place or name, as a snapshot.
         given: The first argument that is an array, as the object that was passed.
         output: What it returned, as the object.
         value: A snapshot of the first array of the output.
@@ -28,12 +34,28 @@ class ModuleCall:
     path: str
     module: Module
     parent: "ModuleCall | None"
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    arrays: dict[int | str, mx.array]
     given: mx.array | None
-    given_value: mx.array | None
     output: Any = None
     value: mx.array | None = None
     children: list["ModuleCall"] = field(default_factory=list)
     attention: list[tuple[AttentionCall, mx.array]] = field(default_factory=list)
+
+    @property
+    def given_value(self) -> mx.array | None:
+        """A snapshot of the first argument that is an array."""
+        return next(iter(self.arrays.values()), None)
+
+    def argument(self, key: int | str) -> Any:
+        """The argument at a place or of a name."""
+        return self.args[key] if isinstance(key, int) else self.kwargs[key]
+
+    def produced(self) -> list[mx.array]:
+        """The array objects that it returned."""
+        outputs = self.output if isinstance(self.output, tuple | list) else (self.output,)
+        return [array for array in outputs if isinstance(array, mx.array)]
 
     def descendants(self) -> list["ModuleCall"]:
         """All calls inside this one, in the order in which they began."""
@@ -43,15 +65,6 @@ class ModuleCall:
         """All attention calls inside this one."""
         inner = [pair for call in self.descendants() for pair in call.attention]
         return [*self.attention, *inner]
-
-
-def first_array(value: Any) -> mx.array | None:
-    """The array that a module takes or returns: itself, or the first one of a tuple."""
-    if isinstance(value, mx.array):
-        return value
-    if isinstance(value, tuple | list):
-        return next((item for item in value if isinstance(item, mx.array)), None)
-    return None
 
 
 def trace(model: Module, tokens: mx.array) -> ModuleCall:
@@ -66,13 +79,15 @@ def trace(model: Module, tokens: mx.array) -> ModuleCall:
         substitute = tappable_call(module)
 
         def record(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            given = first_array([*args, *kwargs.values()])
+            named = dict(enumerate(args)) | kwargs
             entry = ModuleCall(
                 path=path,
                 module=module,
                 parent=stack[-1] if stack else None,
-                given=given,
-                given_value=None if given is None else snapshot(given),
+                args=args,
+                kwargs=kwargs,
+                arrays={k: snapshot(v) for k, v in named.items() if isinstance(v, mx.array)},
+                given=first_array([*args, *kwargs.values()]),
             )
             (stack[-1].children if stack else roots).append(entry)
             stack.append(entry)
@@ -98,5 +113,5 @@ def trace(model: Module, tokens: mx.array) -> ModuleCall:
     named: list[tuple[str, Module]] = model.named_modules()  # type: ignore[no-untyped-call] # MLX's
     handlers = {id(module): (module, recorder(path, module)) for path, module in named}
     with handling(handlers), tapping(tap):
-        model(tokens)
+        model(tokens, **forward_arguments(model))
     return roots[0]

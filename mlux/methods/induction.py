@@ -98,7 +98,7 @@ def _copying(
     attended = mx.argmax(pattern[:, :, -period:], axis=-1)  # [batch, n_heads, period] positions
     scores = []
     for head in range(n_heads):
-        added = _head_contribution(model, cache[sites.resid_pre(layer)], layer, head)
+        added = _head_contribution(model, tokens, cache[sites.resid_pre(layer)], layer, head)
         without = model.unembed(cache[last] - added)
         push = (final_logits - without)[:, -period:].astype(mx.float32)
         push = push - mx.mean(push, axis=-1, keepdims=True)
@@ -116,15 +116,21 @@ def _at_tokens(push: mx.array, tokens: mx.array) -> mx.array:
     return mx.take_along_axis(push, index, axis=-1)
 
 
-def _head_contribution(model: HookedModel, resid_pre: mx.array, layer: int, head: int) -> mx.array:
+def _head_contribution(
+    model: HookedModel, tokens: mx.array, resid_pre: mx.array, layer: int, head: int
+) -> mx.array:
     """What attention adds because of one head: with it, minus without it, [batch, seq, d_model]."""
 
     def silence(inputs: tuple[Any, ...], output: mx.array, wrapper: HookWrapper) -> mx.array:
         return mx.zeros_like(output)
 
     path = sites.attn_out(layer)
-    _, whole = model.run_from(layer, resid_pre, captures=[path])
+    _, whole = model.run_from(layer, resid_pre, captures=[path], tokens=tokens)
     _, without = model.run_from(
-        layer, resid_pre, hooks=[(sites.head(layer, head), silence)], captures=[path]
+        layer,
+        resid_pre,
+        hooks=[(sites.head(layer, head), silence)],
+        captures=[path],
+        tokens=tokens,
     )
     return whole[path] - without[path]

@@ -18,7 +18,15 @@ import mlx.core as mx
 from mlux.engine import HookedModel
 from mlux.engine.arrays import numbers
 from mlux.errors import PromptError
-from mlux.methods.sweeps import BasePass, Edit, SiteName, base_pass, rows_within, sweep
+from mlux.methods.sweeps import (
+    BasePass,
+    Edit,
+    SiteName,
+    base_pass,
+    layers_with,
+    rows_within,
+    sweep,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +48,9 @@ def every_edit(model: HookedModel, site: SiteName, seq: int, *, by_position: boo
     """One edit a layer, and a head for the site `head`, and with `by_position` a position."""
     positions = list(range(seq)) if by_position else [None]
     edits = []
-    for layer, block in enumerate(model.anatomy.blocks):
-        heads = list(range(block.n_heads)) if site == "head" else [None]
+    for layer in layers_with(model, site):
+        n_heads = model.anatomy.blocks[layer].n_heads
+        heads = list(range(n_heads)) if site == "head" else [None]
         edits += [
             Edit(site=site, layer=layer, head=head, position=position)
             for head in heads

@@ -41,10 +41,12 @@ class BasePass:
     """An unedited pass with every row the same prompt, and what its sites hold.
 
     Attributes:
+        tokens: What was run, [rows, seq].
         cache: Activations by path, [rows, …].
         logits: At the scored position, [rows, vocab_size].
     """
 
+    tokens: mx.array
     cache: ActivationCache
     logits: mx.array
 
@@ -62,6 +64,12 @@ def path_of(site: SiteName, layer: int) -> str:
     return makers[site](layer)
 
 
+def layers_with(model: HookedModel, site: SiteName) -> list[int]:
+    """The layers that have a site; hybrid architectures lack some in some layers."""
+    layers = range(len(model.layers))
+    return [layer for layer in layers if model.anatomy.reason(layer, site) is None]
+
+
 def base_pass(
     model: HookedModel, ids: Sequence[int], *, rows: int, position: int, site: SiteName
 ) -> BasePass:
@@ -75,13 +83,11 @@ def base_pass(
         site: The site that edits will replace.
     """
     tokens = mx.broadcast_to(mx.array(list(ids), dtype=mx.int32), (rows, len(ids)))
-    layers = range(len(model.layers))
-    paths = [sites.resid_pre(layer) for layer in layers] + [
-        path_of(site, layer) for layer in layers
-    ]
+    paths = [sites.resid_pre(layer) for layer in range(len(model.layers))]
+    paths += [path_of(site, layer) for layer in layers_with(model, site)]
     scored = mx.full((rows,), position, dtype=mx.int32)
     logits, cache = model.run_with_cache(tokens, hooks=paths, positions=scored)
-    return BasePass(cache=cache, logits=logits[:, 0])
+    return BasePass(tokens=tokens, cache=cache, logits=logits[:, 0])
 
 
 def rows_within(model: HookedModel, *, seq: int, n_edits: int, budget: int = 1 << 30) -> int:
@@ -149,6 +155,7 @@ def _run_edits(
         base.cache[sites.resid_pre(layer)],
         hooks=[(path, replace)],
         positions=mx.full((rows,), position, dtype=mx.int32),
+        tokens=base.tokens,
     )
     return logits[:, 0]
 

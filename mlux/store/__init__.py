@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from mlux.store.catalogue import info as info
     from mlux.store.catalogue import list_models as list_models
     from mlux.store.catalogue import show_model as show_model
+    from mlux.store.checks import failed_checks as failed_checks
+    from mlux.store.checks import store_checks as store_checks
     from mlux.store.reader import list_runs as list_runs
     from mlux.store.reader import load_run as load_run
     from mlux.store.reader import resolve_run as resolve_run
@@ -32,6 +34,7 @@ _HOMES = {
     "TrialSpec": "records",
     "create_run": "writer",
     "default_location": "session",
+    "failed_checks": "checks",
     "info": "catalogue",
     "list_models": "catalogue",
     "list_runs": "reader",
@@ -39,6 +42,7 @@ _HOMES = {
     "query": "sql",
     "resolve_run": "reader",
     "show_model": "catalogue",
+    "store_checks": "checks",
 }
 
 __all__ = [*_HOMES]

@@ -55,7 +55,14 @@ def show_model(store: Store, name_or_hash: str) -> dict[str, Any]:
         runs = sa.text(
             "SELECT uid FROM runs WHERE model_id = :key AND deleted_at IS NULL ORDER BY id DESC"
         )
-        return model | {"runs": list(connection.execute(runs, {"key": key}).scalars())}
+        checks = sa.text(
+            "SELECT site, verdict, error, reason, checked_at FROM model_checks "
+            "WHERE model_id = :key ORDER BY site"
+        )
+        return model | {
+            "runs": list(connection.execute(runs, {"key": key}).scalars()),
+            "checks": [dict(row) for row in connection.execute(checks, {"key": key}).mappings()],
+        }
 
 
 def _is_meant(model: dict[str, Any], name: str) -> bool:

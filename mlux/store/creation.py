@@ -71,7 +71,7 @@ def _insert_run(connection: sa.Connection, spec: RunSpec, uid: str) -> int:
     values = {
         "uid": uid,
         "experiment_id": experiment,
-        "model_id": _model(connection, spec.model),
+        "model_id": file_model(connection, spec.model),
         "prompt_set_id": _prompt_set(connection, spec.prompts),
         "status": "queued",
         "seed": spec.seed,
@@ -159,7 +159,7 @@ def _tokenizer(connection: sa.Connection, tokenizer: TokenizerIdentity) -> int:
     return _put(connection, "tokenizers", {"identity_hash": identity}, values)
 
 
-def _model(connection: sa.Connection, model: ModelIdentity) -> int:
+def file_model(connection: sa.Connection, model: ModelIdentity) -> int:
     """The model's id. Where it was found is refreshed, so that a resume looks there first."""
     values: dict[str, Any] = asdict(model)
     values["tokenizer_id"] = _tokenizer(connection, model.tokenizer)

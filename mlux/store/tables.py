@@ -148,6 +148,25 @@ class Model(Base):
     tokenizer_id: Mapped[int] = mapped_column(ForeignKey("tokenizers.id"))
 
 
+class ModelCheck(Base):
+    """A line of a model's latest self-test."""
+
+    __tablename__ = "model_checks"
+    __table_args__ = _table(
+        _is_one_of("verdict", "exact", "approximate", "absent", "failed"), clustered=True
+    )
+
+    model_id: Mapped[int] = mapped_column(
+        ForeignKey("models.id", ondelete=CASCADE), primary_key=True
+    )
+    site: Mapped[NameKey] = mapped_column(doc="A kind of site, or a property")
+    verdict: Mapped[str] = mapped_column(doc="exact, approximate, absent or failed")
+    error: Mapped[float | None] = mapped_column(doc="Relative; NULL where nothing was measured")
+    reason: Mapped[str]
+    checked_at: Mapped[str]
+    versions: Mapped[str] = mapped_column(doc="Of the packages that can change a number")
+
+
 class Prompt(Base):
     """A prompt and its roles; equal prompts are one row."""
 

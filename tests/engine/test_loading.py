@@ -134,6 +134,28 @@ def test_an_architecture_that_mlx_lm_does_not_know_is_named(folder: Path) -> Non
         HookedModel.from_pretrained(folder)
 
 
+def test_a_rotary_base_saved_by_transformers_5_is_not_lost(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    plain = HookedModel.from_pretrained("demo").forward("the capital of france is")
+    logits = {}
+    for name, rope in (
+        ("flat", {"rope_theta": 5e5}),
+        ("nested", {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}),
+    ):
+        own = {key: value for key, value in config.items() if not key.startswith("rope")}
+        (folder / "config.json").write_text(json.dumps(own | rope))
+        logits[name] = HookedModel.from_pretrained(folder).forward("the capital of france is")
+    assert mx.array_equal(logits["flat"], logits["nested"])
+    assert not mx.allclose(logits["flat"], plain, atol=1e-3)
+
+
+def test_a_model_whose_code_ends_the_process_is_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "olmo"}))
+    with pytest.raises(ModelError, match="Cannot load the model 'copy'"):
+        HookedModel.from_pretrained(folder)
+
+
 def test_an_adapter_changes_the_model_and_its_identity(tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
     adapter.mkdir()
@@ -183,15 +205,15 @@ def test_a_model_made_in_memory_cannot_be_filed() -> None:
 def test_text_becomes_tokens_in_every_form() -> None:
     model = HookedModel.from_pretrained("demo")
     text = "the capital of france is"
-    ids = model.tokenize(text)[0].tolist()
+    ids = model.tokenize(text)
     assert ids[0] == model.tokenizer.bos_token_id
-    assert model.tokenize(text, add_bos=False)[0].tolist() == ids[1:]
+    assert model.tokenize(text, add_bos=False) == ids[1:]
     for form in (text, ids, [text], mx.array(ids), mx.array([ids])):
         assert model.to_batch(form).tokens.tolist() == [ids]
     batch = model.to_batch([text, "mary lives in"])
     assert batch.lengths == (6, 4)
     assert batch.last.tolist() == [5, 3]
-    assert batch.row_ids(1) == model.tokenize("mary lives in")[0].tolist()
+    assert batch.row_ids(1) == model.tokenize("mary lives in")
 
 
 def test_what_cannot_be_run_is_refused() -> None:
