@@ -32,6 +32,7 @@ class AttentionCall:
         sinks: One extra logit a head in the softmax, or None.
         softcap: The scores are softcap · tanh(scores / softcap), or None.
         fused: Computes z the way that the model does.
+        unquantised: Whether keys and values are those that `fused` reads, not dequantised ones.
     """
 
     q: mx.array
@@ -42,6 +43,7 @@ class AttentionCall:
     sinks: mx.array | None
     softcap: float | None
     fused: Callable[["AttentionCall"], mx.array]
+    unquantised: bool = True
 
     @property
     def n_heads(self) -> int:
@@ -68,6 +70,35 @@ class AttentionCall:
         sinks = self.sinks.astype(mx.float32).reshape(1, -1, 1, 1)
         column = mx.broadcast_to(sinks, (*scores.shape[:-1], 1))
         return mx.softmax(mx.concatenate([scores, column], axis=-1), axis=-1)[..., :-1]
+
+    def pattern_and_z(self) -> tuple[mx.array, mx.array]:
+        """The pattern, and z as the model computes it, bit for bit.
+
+        MLX has no fused kernel on a CPU: it computes scores, softmax and product one after another.
+        The same steps written out give the same z and the pattern on the way, for one softmax
+        instead of two.
+        """
+        plain = self.mask is None or isinstance(self.mask, str) or self.mask.dtype == mx.bool_
+        if (
+            mx.default_device() != mx.Device(mx.cpu)
+            or {self.q.dtype, self.k.dtype, self.v.dtype} != {mx.float32}
+            or self.sinks is not None
+            or self.softcap is not None
+            or not plain
+            or not self.unquantised
+        ):
+            return self.pattern(), self.fused(self)
+        batch, n_heads, length, d_head = self.q.shape
+        groups = self.k.shape[1]
+        q = (mx.array(self.scale, dtype=mx.float32) * self.q).reshape(
+            batch, groups, n_heads // groups, length, d_head
+        )
+        scores = q @ mx.expand_dims(self.k, 2).swapaxes(-1, -2)
+        scores = scores.reshape(batch, n_heads, length, -1)
+        weights = mx.softmax(_masked(scores, self.mask), axis=-1, precise=True)
+        grouped = weights.reshape(batch, groups, n_heads // groups, length, -1)
+        z = (grouped @ mx.expand_dims(self.v, 2)).reshape(batch, n_heads, length, -1)
+        return weights, z
 
     def attend(self, pattern: mx.array) -> mx.array:
         """What the heads read: pattern @ v, [batch, n_heads, query, d_value], in the dtype of v."""
@@ -207,6 +238,7 @@ def _tapped_quantized(
         sinks=None,
         softcap=None,
         fused=lambda call: call.attend(call.pattern()),
+        unquantised=False,
     )
 
     def fused(call: AttentionCall) -> mx.array:

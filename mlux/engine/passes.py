@@ -307,11 +307,12 @@ class Pass:
     def _attend(self, call: AttentionCall, actions: Sequence[_Action]) -> mx.array:
         if not actions:
             return call.fused(call)
-        pattern = edited = call.pattern()
+        pattern, z = call.pattern_and_z()
+        edited = pattern
         for action in actions:
             edited = self._apply(action, (call.q, call.k, call.v), edited)
-        # A pattern that was only looked at leaves the fused kernel's result, bit for bit.
-        return call.fused(call) if edited is pattern else call.attend(edited)
+        # A pattern that was only looked at leaves the model's own result, bit for bit.
+        return z if edited is pattern else call.attend(edited)
 
 
 def _first_array(output: Any, wrapper: HookWrapper) -> mx.array:
