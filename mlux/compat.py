@@ -178,13 +178,30 @@ def _wrapped_class(original: Any, wrapper: HookWrapper) -> Any:
 
 
 def unwrap_modules(model: Any) -> None:
-    """Takes off what `wrap_modules` put on; every module has its own class again."""
+    """Takes off what `wrap_modules` put on; every module has its own class again.
+
+    Example:
+        >>> hooked = HookedModel.from_pretrained("demo")
+        >>> _ = wrap_modules(hooked, lambda path, module: path == "model.layers.2.mlp")
+        >>> unwrap_modules(hooked)
+        >>> type(hooked.layers[2].mlp).__bases__[0].__name__
+        'Module'
+    """
     for _, module in find_modules(model, lambda path, module: True):
         module.__class__ = getattr(type(module), "_mlux_original", type(module))
 
 
 def collect_activations(wrappers: Mapping[str, HookWrapper]) -> dict[str, Any]:
-    """What came out of each wrapped module last, by path; a module that never ran is left out."""
+    """What came out of each wrapped module last, by path; a module that never ran is left out.
+
+    Example:
+        >>> hooked = HookedModel.from_pretrained("demo")
+        >>> wrappers = wrap_modules(hooked, lambda path, module: path == "model.layers.2.mlp")
+        >>> _ = hooked.forward("mary lives in")
+        >>> collect_activations(wrappers)["model.layers.2.mlp"].shape
+        (1, 4, 128)
+        >>> unwrap_modules(hooked)
+    """
     kept = {path: wrapper.last_output for path, wrapper in wrappers.items()}
     return {path: output for path, output in kept.items() if output is not None}
 

@@ -114,6 +114,11 @@ def experiment(
 ) -> Callable[[Run], Experiment]:
     """Registers the function below it as an experiment.
 
+    Example:
+        >>> from mlux import registry
+        >>> registry.get("logit_lens").metrics[0].name
+        'answer_rank'
+
     The function's second parameter is annotated with the config dataclass, a frozen one, whose
     fields become the experiment's options.
 

@@ -89,6 +89,13 @@ def run_experiment(
         db: The database; by default `$MLUX_DB`, or `mlux.db` in this folder.
         progress: Whether to show a progress bar on stderr.
 
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     db = f"{folder}/mlux.db"
+        ...     run_experiment("logit_lens", model="demo", prompts="facts:4", db=db).status
+        'done'
+
     Raises:
         MluxError: If anything asked for is unknown or does not fit; nothing is then stored.
         KeyboardInterrupt: After Ctrl-C, once the current batch is stored.

@@ -64,6 +64,14 @@ def generate_with_steering(
         temperature: 0 takes the most probable token.
         **options: As in `HookedModel.generate`.
 
+    Example:
+        >>> from mlux import HookedModel
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> vector = compute_steering_vector(model, "it was wonderful", "it was terrible", 3)
+        >>> prompt = "the capital of france is"
+        >>> generate_with_steering(model, prompt, vector, layer=3, alpha=0.0, max_tokens=1)
+        'paris'
+
     Returns:
         The text without the prompt; for a list of prompts the list of texts.
     """

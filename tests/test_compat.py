@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import inspect
 import subprocess
 import sys
 from functools import cache
@@ -32,8 +33,14 @@ def demo() -> HookedModel:
 
 DOCUMENTED = (
     "mlux.compat", "mlux.steering", "mlux.templates", "mlux.tools.logit_lens",
-    "mlux.methods.steering", "mlux.methods.mediation", "mlux.engine.model", "mlux.engine.batching",
+    "mlux.methods.steering", "mlux.methods.mediation", "mlux.engine.model", "mlux.engine.running",
+    "mlux.engine.writing", "mlux.engine.batching", "mlux.engine.sites", "mlux.results",
+    "mlux.engine.prefilled", "mlux.registry", "mlux.runner",
 )  # fmt: skip
+PUBLIC = [
+    *(getattr(HookedModel, name) for name in dir(HookedModel) if not name.startswith("_")),
+    *(getattr(mlux, name) for name in mlux.__all__ if callable(getattr(mlux, name))),
+]
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
@@ -41,6 +48,11 @@ def test_every_example_in_a_docstring_runs(name: str) -> None:
     result = doctest.testmod(importlib.import_module(name))
     assert result.attempted > 0
     assert result.failed == 0
+
+
+@pytest.mark.parametrize("thing", PUBLIC, ids=lambda thing: getattr(thing, "__name__", "property"))
+def test_every_public_name_has_an_example(thing: Any) -> None:
+    assert ">>>" in (inspect.getdoc(thing) or "")
 
 
 def test_the_top_level_has_every_name_lazily() -> None:

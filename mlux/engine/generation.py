@@ -23,7 +23,7 @@ from mlux.engine.sampling import Options
 from mlux.errors import ModelError, PromptError
 
 if TYPE_CHECKING:
-    from mlux.engine.model import HookedModel
+    from mlux.engine.running import Running
 
 
 class Stream(Iterator[Chunk]):
@@ -35,7 +35,7 @@ class Stream(Iterator[Chunk]):
 
     def __init__(
         self,
-        model: "HookedModel",
+        model: "Running",
         ids: Sequence[int],
         options: Options,
         state: Pass,
@@ -75,7 +75,7 @@ class Stream(Iterator[Chunk]):
 
 
 def complete(
-    model: "HookedModel", rows: Sequence[Sequence[int]], options: Options, state: Pass
+    model: "Running", rows: Sequence[Sequence[int]], options: Options, state: Pass
 ) -> list[Completion]:
     """The continuation of each prompt, by mlx-lm's batched generator where that is exact.
 
@@ -96,10 +96,10 @@ def complete(
     ]
 
 
-_batches: "WeakKeyDictionary[HookedModel, bool]" = WeakKeyDictionary()
+_batches: "WeakKeyDictionary[Running, bool]" = WeakKeyDictionary()
 
 
-def can_batch(model: "HookedModel") -> bool:
+def can_batch(model: "Running") -> bool:
     """Whether a padded batch gives what each prompt gives alone, tried once on a few tokens.
 
     Attention that first looks for the keys worth reading has a second cache a layer for that; its
@@ -110,7 +110,7 @@ def can_batch(model: "HookedModel") -> bool:
     return _batches[model]
 
 
-def _try_batch(model: "HookedModel") -> bool:
+def _try_batch(model: "Running") -> bool:
     options = Options(max_tokens=1)
     pair = [
         _start(model, ids, options, number=i) for i, ids in enumerate((range(1, 13), range(13, 18)))
@@ -130,7 +130,7 @@ def _try_batch(model: "HookedModel") -> bool:
 
 
 def _start(
-    model: "HookedModel", ids: Sequence[int], options: Options, *, number: int, cached: int = 0
+    model: "Running", ids: Sequence[int], options: Options, *, number: int, cached: int = 0
 ) -> Continuation:
     vocab_size = model.config["vocab_size"]
     if not ids or min(ids) < 0 or max(ids) >= vocab_size:
@@ -175,7 +175,7 @@ def detokenizer(tokenizer: Any) -> Any:
 
 
 def _chunks(
-    model: "HookedModel", row: Continuation, options: Options, state: Pass, cache: list[Any]
+    model: "Running", row: Continuation, options: Options, state: Pass, cache: list[Any]
 ) -> Any:
     from mlx_lm.generate import generate_step, wired_limit
 
@@ -210,7 +210,7 @@ def _chunks(
 
 
 def _run_batch(
-    model: "HookedModel",
+    model: "Running",
     rows: Sequence[Continuation],
     options: Options,
     state: Pass,

@@ -6,14 +6,14 @@ from mlux.engine.sampling import Options
 from mlux.errors import ParameterError
 
 if TYPE_CHECKING:
-    from mlux.engine.model import HookedModel
+    from mlux.engine.running import Running
 
 
 KEPT = 4
 """Tokens at the beginning that a rotating cache never drops, as in mlx-lm."""
 
 
-def make_cache(model: "HookedModel", options: Options) -> list[Any]:
+def make_cache(model: "Running", options: Options) -> list[Any]:
     """An empty key-value cache of a model, one entry a layer.
 
     With `max_kv_size` every layer that would keep all tokens rotates, also where the architecture
@@ -41,7 +41,7 @@ def make_cache(model: "HookedModel", options: Options) -> list[Any]:
     return cache
 
 
-def searches_keys(model: "HookedModel") -> bool:
+def searches_keys(model: "Running") -> bool:
     """Whether a layer keeps more than one key-value cache, as sparse attention does."""
     from mlx_lm.models.cache import CacheList, KVCache, make_prompt_cache
 
@@ -57,7 +57,7 @@ def tokens_held(cache: Any) -> int:
     return max((offset for offset in offsets if isinstance(offset, int)), default=0)
 
 
-def group_size(model: "HookedModel", options: Options) -> int:
+def group_size(model: "Running", options: Options) -> int:
     """The group size of a quantised cache, which has to divide the width of a head.
 
     Raises:

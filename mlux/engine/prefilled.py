@@ -28,6 +28,13 @@ def prefill_with_cache(
 
     Returns:
         mlx-lm's cache, one entry a layer, and the logits [1, seq, vocab_size].
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> cache, logits = prefill_with_cache(model, "the capital of france is")
+        >>> len(cache), logits.shape
+        (6, (1, 6, 1466))
     """
     from mlx_lm.models.cache import make_prompt_cache
 
@@ -54,6 +61,13 @@ def generate_from_cache(
         temperature: 0 takes the most probable token.
         hooks: Hooks on the generated tokens.
         initial_logits: The logits of the prompt, [1, seq, vocab_size].
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> cache, logits = prefill_with_cache(model, "the capital of france is")
+        >>> generate_from_cache(model, cache, max_tokens=1, initial_logits=logits)
+        'paris'
 
     Raises:
         ParameterError: Without `initial_logits`: nothing else says what the first token is.

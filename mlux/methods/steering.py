@@ -72,6 +72,14 @@ def create_steering_hook(vector: mx.array, alpha: float = 1.0) -> Hook:
     Args:
         vector: [d_model].
         alpha: The strength.
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> hook = create_steering_hook(mx.ones((128,)), alpha=0.0)
+        >>> steered = model.run_with_hooks("mary lives in", hooks=[("model.layers.3", hook)])
+        >>> bool((steered == model.forward("mary lives in")).all())
+        True
     """
     scaled = alpha * vector.astype(mx.float32).reshape(-1)
 
@@ -91,6 +99,13 @@ def create_additive_hook(deltas: mx.array) -> Hook:
 
     Args:
         deltas: [seq, d_model] or [batch, seq, d_model], for a pass over exactly seq tokens.
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> hook = create_additive_hook(mx.zeros((4, 128)))
+        >>> model.run_with_hooks("mary lives in", hooks=[("model.layers.3", hook)]).shape
+        (1, 4, 1466)
     """
     added = deltas if deltas.ndim == 3 else deltas[None]
 
