@@ -8,6 +8,7 @@ from typing import Any
 from mlux.engine import HookedModel
 from mlux.engine.arrays import numbers
 from mlux.engine.trials import PromptBatch, Trial
+from mlux.errors import ParameterError, PromptError
 from mlux.methods.induction import induction_scores, second_repeat_accuracy
 from mlux.prompts import Prompt
 from mlux.registry import Cost, experiment
@@ -42,6 +43,9 @@ METRICS = (
 )
 
 
+MOST_SEQUENCES = 10_000
+
+
 @dataclass(frozen=True, kw_only=True)
 class InductionHeadsConfig:
     """Options of the search for induction heads."""
@@ -50,10 +54,10 @@ class InductionHeadsConfig:
     period: int = field(default=20, metadata={"help": "random tokens before they repeat"})
 
     def __post_init__(self) -> None:
-        if self.n_sequences < 1 or self.period < 2:
+        if not 1 <= self.n_sequences <= MOST_SEQUENCES or self.period < 2:
             raise ValueError(
                 f"n_sequences is {self.n_sequences} and period {self.period}; "
-                "expected at least 1 and 2"
+                f"expected 1 to {MOST_SEQUENCES}, and at least 2"
             )
 
 
@@ -69,6 +73,11 @@ def repeated_random_tokens(
         for token in range(size)
         if token not in special and tokenizer.decode([token]).strip().isalpha()
     ]
+    if len(words) < config.period:
+        raise ParameterError(
+            f"induction_heads: period is {config.period}, but this vocabulary has {len(words)} "
+            "words to draw from."
+        )
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     generator = random.Random(seed)
     prompts = []
@@ -77,6 +86,19 @@ def repeated_random_tokens(
         ids = (*start, *stretch, *stretch)
         prompts.append(Prompt(text=tokenizer.decode(list(ids)), token_ids=ids))
     return prompts
+
+
+def _period(batch: PromptBatch) -> int:
+    """How long the stretch is that each row ends in twice, whatever token it begins with."""
+    tokens = batch.clean.tokens
+    period = tokens.shape[1] // 2
+    repeats = bool((tokens[:, -2 * period : -period] == tokens[:, -period:]).all())
+    if period < 2 or not repeats or len(set(batch.clean.lengths)) > 1:
+        raise PromptError(
+            "induction_heads needs prompts of equal length that end in a stretch of tokens and the "
+            "same again; without --prompts it makes them."
+        )
+    return period
 
 
 def _cost(
@@ -105,7 +127,7 @@ def induction_heads(
     sequences are drawn from the model's own vocabulary with the run's seed.
     """
     tokens = batch.clean.tokens
-    period = (tokens.shape[1] - 1) // 2
+    period = _period(batch)
     accuracy = numbers(second_repeat_accuracy(model.forward(tokens), tokens, period=period))
     for row, trial in enumerate(batch):
         yield trial, Values(metric="second_repeat_accuracy", values=accuracy[row])

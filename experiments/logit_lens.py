@@ -17,7 +17,7 @@ METRICS = (
         name="answer_rank",
         unit="rank",
         better="lower",
-        description="Tokens that the lens finds more probable than the answer; 0 is on top.",
+        description="Other tokens that are at least as probable as the answer; 0 is on top.",
     ),
     Metric(
         name="answer_probability",

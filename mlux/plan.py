@@ -149,6 +149,8 @@ def prepare(
     config = parameters.build(experiment.config, params or {}, experiment=name)
     if batch_size is not None and batch_size < 1:
         raise ParameterError(f"The batch size is {batch_size}; expected at least 1.")
+    if not 0 <= seed < 2**31:
+        raise ParameterError(f"The seed is {seed}; expected 0 to {2**31 - 1}.")
     given = _given_prompts(experiment, prompts)
     if isinstance(model, str | Path):
         model = load_model(str(model), None if adapter is None else str(adapter))
@@ -156,12 +158,26 @@ def prepare(
     return assemble(experiment, config, model, prompt_set, seed, batch_size or BATCH_SIZE)
 
 
-@lru_cache(maxsize=1)
 def load_model(reference: str, adapter: str | None) -> "HookedModel":
     """The model of this name; the last one stays loaded, since runs come in rows."""
+    return _load_model(reference, adapter, _state(reference), _state(adapter))
+
+
+@lru_cache(maxsize=1)
+def _load_model(
+    reference: str, adapter: str | None, files: object, adapter_files: object
+) -> "HookedModel":
     from mlux.engine import HookedModel
 
     return HookedModel.from_pretrained(reference, adapter_path=adapter)
+
+
+def _state(folder: str | None) -> object:
+    """What changes when the files of a folder do: their names, sizes and times."""
+    if folder is None or not Path(folder).is_dir():
+        return None
+    found = ((path.name, path.stat()) for path in sorted(Path(folder).iterdir()))
+    return tuple((name, state.st_size, state.st_mtime_ns) for name, state in found)
 
 
 def assemble(

@@ -7,6 +7,7 @@ text by one space unless one of the two brings white space of its own.
 
 import csv
 import hashlib
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -138,20 +139,25 @@ def _shipped_folder() -> Any:
 def _parse(text: str, suffix: str, name: str) -> list[Mapping[str, Any]]:
     try:
         if suffix == ".txt":
-            return [{"text": line} for line in text.splitlines() if line.strip()]
+            return [{"text": line} for line in _lines(text) if line.strip()]
         if suffix == ".csv":
             return [
                 {key: value for key, value in row.items() if value}
-                for row in csv.DictReader(text.splitlines(), restkey="?", strict=True)
+                for row in csv.DictReader(io.StringIO(text, newline=""), restkey="?", strict=True)
             ]
         if suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
+            return [json.loads(line) for line in _lines(text) if line.strip()]
         records = json.loads(text)
-    except (json.JSONDecodeError, csv.Error) as error:
+    except (json.JSONDecodeError, csv.Error, RecursionError) as error:
         raise PromptError(f"Cannot read prompts from {name!r}: {error}.") from error
     if not isinstance(records, list):
         raise PromptError(f"Cannot read prompts from {name!r}: expected a list of prompts.")
     return records
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a text; a line separator within a prompt, such as U+2028, is part of it."""
+    return text.replace("\r\n", "\n").split("\n")
 
 
 def _prompt_set(
@@ -193,5 +199,11 @@ def _check_types(values: Mapping[str, Any], where: str) -> None:
     ):
         raise PromptError(f"{where}: token_ids is {ids!r}, not a list of token ids.")
     for key, value in values.items():
-        if key != "token_ids" and value is not None and not isinstance(value, str):
+        if key == "token_ids" or value is None:
+            continue
+        if not isinstance(value, str):
             raise PromptError(f"{where}: {key} is {value!r}, not text.")
+        if not value:
+            raise PromptError(f"{where}: {key} is empty; leave it out instead.")
+        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise PromptError(f"{where}: {key} has half a character, which no tokenizer can read.")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from math import prod
+from numbers import Real
 from operator import itemgetter
 from typing import Literal
 
@@ -36,7 +37,8 @@ class Values:
 
     Attributes:
         metric: The metric's name, declared by the experiment.
-        values: A number, or nested sequences of numbers with one level for each of `axes`.
+        values: A number, or nested sequences of numbers with one level for each of `axes`, or an
+            array of NumPy or MLX.
         axes: Which axes the nesting has, outermost first.
         index: For an axis whose entries are not 0, 1, 2, …: the layer, head or position of each.
 
@@ -56,6 +58,8 @@ class Values:
         Raises:
             ValueError: If the nesting of `values` does not fit `axes` and `index`.
         """
+        if not set(self.axes) <= set(AXES) or len(set(self.axes)) < len(self.axes):
+            raise ValueError(f"{self.metric}: axes are {self.axes}; expected some of {AXES}")
         flat, sizes = _flatten(self.values, len(self.axes))
         labels: dict[Axis, Sequence[int]] = {
             axis: self.index.get(axis, range(size))
@@ -72,19 +76,24 @@ class Values:
 
 def _flatten(values: object, depth: int) -> tuple[list[float], list[int]]:
     """The numbers of a nested sequence in order, and its shape."""
-    level: list[object] = [values]
+    level: list[object] = [_plain(values)]
     sizes: list[int] = []
     for _ in range(depth):
         lengths = {len(item) if isinstance(item, Sequence) else -1 for item in level}
         if len(lengths) != 1 or -1 in lengths:
             raise ValueError(f"values are not nested {depth} deep in equal lengths")
         sizes.append(lengths.pop())
-        level = [inner for item in level for inner in item]  # type: ignore[attr-defined] # checked to be sequences above
+        level = [_plain(inner) for item in level for inner in item]  # type: ignore[attr-defined] # checked to be sequences above
     # Of types, not of items: millions of numbers have one or two.
-    if not all(issubclass(kind, int | float) for kind in set(map(type, level))):
+    if not all(issubclass(kind, Real) for kind in set(map(type, level))):
         raise ValueError(f"values are nested deeper than their {depth} axes")
     assert len(level) == prod(sizes)
     return list(map(float, level)), sizes  # type: ignore[arg-type] # checked to be numbers above
+
+
+def _plain(values: object) -> object:
+    """Lists of numbers, also from an array of NumPy or MLX."""
+    return values.tolist() if hasattr(values, "tolist") else values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,7 @@ computes the same numbers as one that was never interrupted.
 
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from mlux.plan import (
 )
 from mlux.prompts import PromptSet
 from mlux.provenance import environment
-from mlux.results import Result, Values
+from mlux.results import Generation, Result, TopTokens, Values
 from mlux.store import Store, default_location
 from mlux.store.reader import load_run, resolve_run
 from mlux.store.records import FinishedTrial, StoredRun
@@ -156,8 +156,8 @@ def resume(reference: str, *, db: str | Path | None = None, progress: bool = Fal
     location = db or default_location()
     with Store.open(location) as store:
         stored = load_run(store, resolve_run(store, reference))
-    if not stored.pending:
-        raise RunError(f"Run {stored.uid} is {stored.status}; nothing is left to do.")
+    if stored.status == "done":
+        raise RunError(f"Run {stored.uid} is done; nothing is left to do.")
     prepared = _prepare_again(stored)
     with Store.open(location, write=True) as store:
         return _execute(store, stored.uid, prepared, stored.pending, progress)
@@ -192,6 +192,7 @@ def _execute(
     memory.reset_peak()
     begun, fires = time.perf_counter(), model.hook_fires
     failed: list[FinishedTrial] = []
+    missing = len(pending)
 
     def finish(status: Any, error: str | None = None) -> None:
         writer.finish(
@@ -207,7 +208,8 @@ def _execute(
             for finished in _finished_batches(prepared, set(pending), uid, progress):
                 writer.write(finished)
                 failed += [trial for trial in finished if trial.error is not None]
-                if stopping:
+                missing -= len(finished)
+                if stopping and missing:  # after the last batch there is nothing to stop
                     raise KeyboardInterrupt
     except KeyboardInterrupt:
         finish("crashed", "stopped by Ctrl-C")
@@ -291,7 +293,9 @@ def _compute(prepared: Prepared, number: int, batch: Sequence[int]) -> dict[int,
     memory.seed(prepared.seed * 1_000_003 + number)
     prompts = prepared.prompt_batch(batch)
     results: dict[int, list[Result]] = {trial: [] for trial in batch}
-    for trial, result in prepared.experiment.run(prepared.model, prepared.config, prompts):
+    yielded = prepared.experiment.run(prepared.model, prepared.config, prompts)
+    for item in _iterated(yielded, prepared.experiment.name):
+        trial, result = _pair(item, prompts.trials, prepared.experiment.name)
         _refuse_nan(result)
         results[trial.number].append(result)
     finished = {}
@@ -305,11 +309,24 @@ def _compute(prepared: Prepared, number: int, batch: Sequence[int]) -> dict[int,
     return finished
 
 
+def _iterated(yielded: Any, name: str) -> Iterator[Any]:
+    if not isinstance(yielded, Iterable):
+        raise RunError(f"{name} returned {type(yielded).__name__}; it must yield (trial, result).")
+    return iter(yielded)
+
+
+def _pair(item: Any, trials: Sequence[Any], name: str) -> tuple[Any, Result]:
+    match item:
+        case (trial, Values() | TopTokens() | Generation() as result) if trial in trials:
+            return trial, result
+    raise RunError(f"{name} yielded {type(item).__name__}; expected (trial of the batch, result).")
+
+
 def _refuse_nan(result: Result) -> None:
     if isinstance(result, Values):
         for layer, head, position, value in result.rows():
             if value != value:
-                raise RunError(
-                    f"{result.metric} is not a number at layer {layer}, head {head}, "
-                    f"position {position}."
-                )
+                places = {"layer": layer, "head": head, "position": position}
+                where = [f"{name} {place}" for name, place in places.items() if place >= 0]
+                at = f" at {', '.join(where)}" if where else ""
+                raise RunError(f"{result.metric} is not a number{at}.")

@@ -23,18 +23,19 @@ FIRST_LAYER = """\
 SELECT model, layer, count(*) AS prompts FROM (
   SELECT model, prompt, min(layer) AS layer
   FROM results
-  WHERE metric = 'answer_rank' AND value = 0
-  GROUP BY run, model, prompt)
+  WHERE metric = 'answer_rank' AND value = 0 AND run IN ({runs})
+  GROUP BY model, prompt)
 GROUP BY model, layer"""
 
 INDUCTION_HEADS = """\
 SELECT layer, head, avg(value) AS prefix_matching_score
-FROM results WHERE model = 'demo' AND metric = 'prefix_matching_score'
+FROM results WHERE metric = 'prefix_matching_score' AND run = {run}
 GROUP BY layer, head ORDER BY 3 DESC LIMIT 3"""
 
 PATCHED_HEADS = """\
 SELECT layer, head, avg(value) AS patching_effect
-FROM results WHERE model = 'demo' AND metric = 'patching_effect' AND condition = 'site=head'
+FROM results
+WHERE metric = 'patching_effect' AND condition = 'site=head' AND run = {run}
 GROUP BY layer, head ORDER BY 3 DESC LIMIT 4"""
 
 
@@ -70,13 +71,15 @@ def run_jobs(location: str, *, progress: bool) -> Iterator[Run]:
 
 def findings(location: str, runs: Sequence[Run]) -> Iterator[Finding]:
     """What these runs show."""
-    with Store.open(location) as store:
-        yield _ask(store, "At which layer is the right answer first on top?", FIRST_LAYER)
-        yield _ask(store, "Which heads are induction heads?", INDUCTION_HEADS)
-        yield _ask(
-            store, "Which heads carry the answer to “mary and john … gave it to”?", PATCHED_HEADS
-        )
     full, quantised = (run.uid for run in runs if run.experiment == "logit_lens")
+    uids = {(run.experiment, run.model): f"'{run.uid}'" for run in runs}
+    induction = INDUCTION_HEADS.format(run=uids["induction_heads", "demo"])
+    patched = PATCHED_HEADS.format(run=uids["activation_patching", "demo"])
+    first = FIRST_LAYER.format(runs=f"'{full}', '{quantised}'")
+    with Store.open(location) as store:
+        yield _ask(store, "At which layer is the right answer first on top?", first)
+        yield _ask(store, "Which heads are induction heads?", induction)
+        yield _ask(store, "Which heads carry the answer to “… gave a drink to”?", patched)
     yield _difference(location, full, quantised)
 
 

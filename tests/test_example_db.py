@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlux import tour
+from mlux.runner import Run
 from mlux.store import Store, info, list_runs, query
 
 EXAMPLE = Path(__file__).parent.parent / "mlux.db.example"
@@ -39,13 +40,24 @@ def test_it_holds_the_runs_of_the_main_job(example: Path) -> None:
 
 def test_it_answers_what_the_main_job_asks(example: Path) -> None:
     with Store.open(example) as store:
-        _, layers = query(store, tour.FIRST_LAYER)
-        _, heads = query(store, tour.INDUCTION_HEADS)
-        _, patched = query(store, tour.PATCHED_HEADS)
+        runs = [
+            Run(
+                uid=run["run"],
+                experiment=run["experiment"],
+                model=run["model"],
+                status=run["status"],
+                n_trials=run["trials"],
+                n_failed=run["failed"],
+                seconds=run["seconds"],
+            )
+            for run in reversed(list_runs(store))
+        ]
         _, hosts = query(store, "SELECT DISTINCT host FROM runs")
+    layers, heads, patched, change = (found.rows for found in tour.findings(str(example), runs))
     # Nearly every fact is on top by the last block, on both models.
     known = {model: sum(n for m, _, n in layers if m == model) for model in ("demo", "demo-4bit")}
     assert min(known.values()) >= 120
     assert heads[0][2] > 0.5
     assert patched[0][2] > 0.3
+    assert [row[0] for row in change] == list(range(6))
     assert hosts == [("example",)]

@@ -62,9 +62,21 @@ def test_the_hash_is_of_the_content(tmp_path: Path) -> None:
     assert first.content_hash != PromptSet(name="x", prompts=(b, a)).content_hash
 
 
+def test_what_looks_like_a_line_end_within_a_prompt_stays(tmp_path: Path) -> None:
+    csv_file = tmp_path / "two_lines.csv"
+    csv_file.write_text('text,answer\n"the capital of\nfrance is",paris\n')
+    assert prompts.load(csv_file).prompts[0].text == "the capital of\nfrance is"
+    text_file = tmp_path / "separators.txt"
+    text_file.write_text("a\u2028b\r\nc\x0cd\n", "utf-8")
+    assert [prompt.text for prompt in prompts.load(text_file).prompts] == ["a\u2028b", "c\x0cd"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("blank.jsonl", '{"text": "a", "answer": ""}', r"answer is empty; leave it out"),
+        ("half.jsonl", '{"text": "\\ud800"}', r"text has half a character"),
+        ("deep.json", "[" * 100_000, r"Cannot read prompts"),
         ("empty.txt", "\n \n", r"The prompt set 'empty' is empty"),
         ("empty.json", "[]", r"The prompt set 'empty' is empty"),
         ("broken.json", "[{", r"Cannot read prompts from '.*broken\.json'"),

@@ -1,5 +1,7 @@
 """Results are plain numbers at places that can be said."""
 
+import mlx.core as mx
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,13 +43,26 @@ def test_every_number_keeps_its_place(sizes: list[int], data: st.DataObject) -> 
         ([[1.0], [1.0, 2.0]], ("layer", "head")),
         ([[1.0]], ("layer",)),
         (["a"], ("layer",)),
+        ([1.0], ("neuron",)),
+        ([[1.0]], ("layer", "layer")),
     ],
 )
 def test_values_that_do_not_fit_their_axes_are_refused(values: object, axes: object) -> None:
-    with pytest.raises(ValueError, match=r"nested|shape"):
+    with pytest.raises(ValueError, match=r"nested|shape|axes are"):
         list(Values(metric="m", values=values, axes=axes).rows())  # type: ignore[arg-type] # on purpose
 
 
 def test_an_index_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="index does not fit"):
         list(Values(metric="m", values=[1.0], axes=("layer",), index={"layer": [1, 2]}).rows())
+
+
+def test_arrays_are_numbers_too() -> None:
+    for values in (
+        np.array([1.0, 2.0], dtype=np.float32),
+        mx.array([1.0, 2.0]),
+        [np.float32(1), 2],
+    ):
+        rows = list(Values(metric="m", values=values, axes=("layer",)).rows())  # type: ignore[arg-type] # arrays
+        assert rows == [(0, -1, -1, 1.0), (1, -1, -1, 2.0)]
+    assert list(Values(metric="m", values=mx.array(3.0)).rows()) == [(-1, -1, -1, 3.0)]  # type: ignore[arg-type] # an array

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,7 +16,7 @@ import mlx.core as mx
 import pytest
 
 from mlux import compare, plan, run_experiment
-from mlux.engine import HookedModel
+from mlux.engine import HookedModel, loading
 from mlux.errors import MluxError, ParameterError, PromptError, RunError, UnknownNameError
 from mlux.prompts import Prompt, PromptSet
 from mlux.runner import plan_experiment, resume
@@ -92,6 +93,75 @@ def test_plain_texts_are_enough_for_the_lens(fresh_db: Path, tmp_path: Path) -> 
     assert len(compare.predictions([run], db=fresh_db)) == 2 * 6 * 5
 
 
+def test_induction_needs_no_bos_token(fresh_db: Path) -> None:
+    model = HookedModel.from_pretrained("demo")
+    words = model.to_batch("dog cat horse walk run go hot big fast").row_ids(0)[1:]
+    chosen = tuple(
+        Prompt(text=f"{start}", token_ids=(*stretch, *stretch))
+        for start in range(3)
+        for stretch in [words[start:] + words[:start]]
+    )
+    prompts = PromptSet(name="no bos", prompts=chosen)
+    run = run_experiment("induction_heads", model=model, prompts=prompts, db=fresh_db)
+    scores = compare.pivot([run], metric="prefix_matching_score", by=["layer", "head"], db=fresh_db)
+    assert scores[run.uid].max() > 0.5
+    copying = compare.layer_results([run], metric="copying_score", db=fresh_db)["value"]
+    assert copying.between(-1, 1).all()
+
+
+def test_induction_refuses_what_does_not_repeat(fresh_db: Path) -> None:
+    run = run_experiment("induction_heads", model="demo", prompts="facts:2", db=fresh_db)
+    with Store.open(fresh_db) as store:
+        stored = load_run(store, run.uid)
+    assert stored.counts["failed"] == 2
+    assert "the same again" in stored.failures[0]
+
+
+def test_a_folder_that_changed_is_loaded_again(fresh_db: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(loading.find("demo").folder, tmp_path / "mine"))
+    first = run_experiment("logit_lens", model=folder, prompts="facts:3", db=fresh_db)
+    weights = folder / "model.safetensors"
+    tensors = mx.load(str(weights))
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] * 1.5
+    mx.save_safetensors(str(weights), tensors, metadata={"format": "mlx"})
+    second = run_experiment("logit_lens", model=folder, prompts="facts:3", db=fresh_db)
+    difference = compare.diff(first, second, metric="entropy", db=fresh_db)
+    assert (difference["estimate"].abs() > 1e-3).any()
+
+
+def test_a_run_that_stopped_after_its_last_trial_can_be_finished(fresh_db: Path) -> None:
+    run = run_experiment("logit_lens", model="demo", prompts="facts:3", db=fresh_db)
+    with sqlite3.connect(fresh_db) as connection:
+        connection.execute("UPDATE runs SET status = 'crashed'")
+    connection.close()
+    assert resume(run.uid, db=fresh_db).status == "done"
+
+
+@pytest.mark.parametrize(
+    "body", ["return 3", "yield 1", "yield batch, Values(metric='m', values=1)"]
+)
+def test_what_an_experiment_must_yield_is_said(
+    body: str, fresh_db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [
+        "from dataclasses import dataclass",
+        "from mlux import experiment",
+        "from mlux.results import Metric, Values",
+        "@dataclass(frozen=True)",
+        "class Config: pass",
+        "@experiment(metrics=[Metric(name='m', unit='u', description='d')], prompts='facts:1')",
+        "def odd(model, config: Config, batch):",
+        "    'Odd.'",
+        f"    {body}",
+    ]
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "odd.py").write_text("\n".join(lines))
+    monkeypatch.setenv("MLUX_EXPERIMENTS", str(tmp_path / "folder"))
+    run = run_experiment("odd", model="demo", db=fresh_db)
+    with Store.open(fresh_db) as store:
+        assert "odd " in load_run(store, run.uid).failures[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -107,6 +177,12 @@ def test_plain_texts_are_enough_for_the_lens(fresh_db: Path, tmp_path: Path) -> 
         ({"params": {"top_k": "few"}}, ParameterError, "not a whole number"),
         ({"params": {"top_k": 0}}, ParameterError, "expected at least 1"),
         ({"batch_size": 0}, ParameterError, "batch size is 0"),
+        ({"seed": -1}, ParameterError, "The seed is -1"),
+        (
+            {"name": "induction_heads", "params": {"period": 99_999}},
+            ParameterError,
+            "words to draw from",
+        ),
         ({"params": {"positions": "all"}, "prompts": "facts:2"}, None, ""),
     ],
 )

@@ -229,7 +229,7 @@ def answer_token(tokenizer: Any, prompt: Prompt, *, role: str = "answer") -> int
     """
     answer = getattr(prompt, role)
     if prompt.template == "chat":
-        return encode_text(tokenizer, answer, add_bos=False)[0]
+        return _known(tokenizer, encode_text(tokenizer, answer, add_bos=False)[0], answer)
     spaced = prompt.text[-1:].isspace() or answer[:1].isspace()
     start = encode_text(tokenizer, prompt.text)
     whole = encode_text(tokenizer, prompt.text + ("" if spaced else " ") + answer)
@@ -238,4 +238,11 @@ def answer_token(tokenizer: Any, prompt: Prompt, *, role: str = "answer") -> int
             f"The {role.replace('_', ' ')} {answer!r} does not begin with a token of its own "
             f"after {prompt.text[-40:]!r}. A space between them belongs to the answer."
         )
-    return whole[len(start)]
+    return _known(tokenizer, whole[len(start)], answer)
+
+
+def _known(tokenizer: Any, token: int, answer: str) -> int:
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if unknown is not None and token == unknown:
+        raise PromptError(f"The answer {answer!r} is not in this model's vocabulary.")
+    return token

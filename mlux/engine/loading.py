@@ -20,6 +20,11 @@ BUILT_IN: Mapping[str, dict[str, Any] | None] = {
 }
 """The built-in model by name, with the quantisation that is applied when it is loaded."""
 
+_BROKEN = (
+    ValueError, OSError, KeyError, TypeError, RuntimeError, AttributeError, ZeroDivisionError
+)  # fmt: skip
+"""What mlx-lm and the tokenizers raise over files that do not fit together."""
+
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
 
@@ -131,9 +136,10 @@ def load(
         raise ModelError(
             f"Cannot load the model {source.name!r}: mlx-lm needs another package for it."
         ) from error
-    except (ValueError, OSError, KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ModelError(f"Cannot load the model {source.name!r}: {reason}") from error
+    except _BROKEN as error:
+        reason = " ".join(str(error).split())[:200]
+        kind = type(error).__name__
+        raise ModelError(f"Cannot load the model {source.name!r}: {kind}: {reason}") from error
     if quantization := BUILT_IN.get(source.source):
         _quantize(model, quantization)
         config["quantization"] = quantization

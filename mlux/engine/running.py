@@ -1,6 +1,7 @@
 """Running a model with hooks, from its tokens or from the middle."""
 
 from collections.abc import Callable, Iterable, Sequence
+from operator import index
 from typing import Any
 
 import mlx.core as mx
@@ -30,6 +31,10 @@ class Running:
     @property
     def layout(self) -> Layout:
         """Where everything is."""
+        raise NotImplementedError
+
+    @property
+    def _vocab_size(self) -> int:
         raise NotImplementedError
 
     @property
@@ -69,17 +74,40 @@ class Running:
             )
         return batch
 
-    def _to_batch(self, x: Tokens) -> TokenBatch:
-        if isinstance(x, mx.array):
-            tokens = x if x.ndim == 2 else x[None]
-            if tokens.ndim != 2 or tokens.size == 0:
-                raise PromptError(f"Token ids have shape {list(x.shape)}; expected [batch, seq].")
-            return TokenBatch(tokens=tokens, lengths=(tokens.shape[1],) * tokens.shape[0])
+    def _to_batch(self, x: Any) -> TokenBatch:
         if isinstance(x, str):
             return pad([encode_text(self.tokenizer, x)])
-        if all(isinstance(item, str) for item in x):
-            return pad([encode_text(self.tokenizer, str(text)) for text in x])
-        return pad([[int(item) for item in x]])
+        if isinstance(x, list | tuple) and x and all(isinstance(item, str) for item in x):
+            return pad([encode_text(self.tokenizer, text) for text in x])
+        if isinstance(x, list | tuple) and x and all(isinstance(i, list | tuple) for i in x):
+            return pad([self._token_row(row) for row in x])
+        if isinstance(x, list | tuple):
+            return pad([self._token_row(x)])
+        if not isinstance(x, mx.array):
+            x = _as_array(x)
+        tokens = x if x.ndim == 2 else x[None]
+        if tokens.ndim != 2 or tokens.size == 0 or not mx.issubdtype(x.dtype, mx.integer):
+            raise PromptError(
+                f"Token ids are {x.dtype} of shape {list(x.shape)}; expected integers [batch, seq]."
+            )
+        self._check_range(int(mx.min(tokens)), int(mx.max(tokens)))
+        return TokenBatch(tokens=tokens, lengths=(tokens.shape[1],) * tokens.shape[0])
+
+    def _token_row(self, row: Sequence[Any]) -> list[int]:
+        try:
+            ids = [index(item) for item in row]
+        except TypeError as error:
+            raise PromptError(f"A token id is no whole number: {error}.") from error
+        self._check_range(min(ids, default=0), max(ids, default=0))
+        return ids
+
+    def _check_range(self, least: int, most: int) -> None:
+        # Not left to MLX: an id past the embedding reads whatever lies behind it in memory.
+        if least < 0 or most >= self._vocab_size:
+            raise PromptError(
+                f"There is token {least if least < 0 else most}; this model knows tokens 0 to "
+                f"{self._vocab_size - 1}."
+            )
 
     def forward(self, x: Tokens) -> mx.array:
         """Logits [batch, seq, vocab_size] without any hook.
@@ -117,18 +145,21 @@ class Running:
 
         Returns:
             Logits [batch, seq, vocab_size] ([batch, 1, vocab_size] with `positions`), and the
-            activations by path, evaluated. Blocks,
-            attention and MLP are [batch, seq, d_model]; q, k, v, z are [batch, n_heads, seq,
+            activations by path, evaluated. Texts of unequal length are padded on the right: the
+            last real position of each row is `model.to_batch(x).last`, not -1. Blocks, attention
+            and MLP are [batch, seq, d_model]; q, k, v, z are [batch, n_heads, seq,
             d_head]; pattern is [batch, n_heads, query, key]; head.{h} is [batch, seq, d_head].
 
         Raises:
             UnknownNameError: If a path does not exist.
             HookError: If the model lacks what a path names, or never ran it.
         """
+        tokens = self.to_batch(x).tokens
         state = self._pass()
         state.add_captures(self._select(hooks))
+        _check_positions(positions, tokens.shape)
         self._unembed_only(state, positions)
-        logits = self._run(state, self.to_batch(x).tokens)
+        logits = self._run(state, tokens)
         logits = self._unembedded(logits, positions)
         mx.eval(logits, list(state.captured.values()))
         return logits, ActivationCache(state.captured)
@@ -249,6 +280,11 @@ class Running:
             Logits [batch, seq, vocab_size] ([batch, 1, vocab_size] with `positions`) and the
             activations, both lazy.
         """
+        _check_positions(positions, resid.shape)
+        for path in (*(path for path, _ in hooks), *captures):
+            site = sites.parse(path)
+            if site is not None and site.layer is not None and site.layer < layer:
+                raise HookError(f"{path!r} lies before block {layer}, where this run begins.")
         state = self._pass()
         state.add_hook(sites.resid_pre(layer), _replace_by(resid))
         for path, hook in hooks:
@@ -302,6 +338,27 @@ class Running:
                 raise HookError("The predicate chose none of the paths of available_hooks().")
             return chosen
         return [hooks] if isinstance(hooks, str) else list(hooks)
+
+
+def _check_positions(positions: mx.array | None, shape: Sequence[int]) -> None:
+    if positions is None:
+        return
+    batch, seq = shape[:2]
+    if not isinstance(positions, mx.array) or tuple(positions.shape) != (batch,):
+        raise HookError(f"positions must be an array of {batch} positions, one for each row.")
+    if int(mx.min(positions)) < 0 or int(mx.max(positions)) >= seq:
+        raise HookError(f"positions are {positions.tolist()}; the prompt has 0 to {seq - 1}.")
+
+
+def _as_array(x: Any) -> mx.array:
+    try:
+        if isinstance(x, bytes | bytearray):  # MLX would take them for numbers
+            raise TypeError
+        return mx.array(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise PromptError(
+            f"{type(x).__name__} cannot be run; give a text, token ids, or an array of them."
+        ) from error
 
 
 def _replace_by(array: mx.array) -> Hook:

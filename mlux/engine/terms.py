@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from mlux.engine.arrays import to_numpy
 from mlux.engine.trace import ModuleCall
+from mlux.errors import ModelError
 
 SMALLEST_FACTOR = 0.01
 """Modules with a smaller factor are not added: half-precision noise stays well below it."""
@@ -114,6 +115,8 @@ def _smallest(columns: list[Vector], target: Vector) -> tuple[dict[int, float], 
 def _fit(columns: list[Vector], target: Vector) -> tuple[list[float], float]:
     """The factors, and the share of the target that they leave unexplained."""
     matrix = np.stack(columns, axis=1)
+    if not (np.isfinite(matrix).all() and np.isfinite(target).all()):
+        raise ModelError("This model's activations are not finite; are its weights whole?")
     factors = np.linalg.lstsq(matrix, target, rcond=1e-9)[0]
     left = np.linalg.norm(matrix @ factors - target)
     return list(factors), float(left / (np.linalg.norm(target) + 1e-30))

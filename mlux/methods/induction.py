@@ -102,7 +102,8 @@ def _copying(
         without = model.unembed(cache[last] - added)
         push = (final_logits - without)[:, -period:].astype(mx.float32)
         push = push - mx.mean(push, axis=-1, keepdims=True)
-        raised = mx.maximum(_at_tokens(push, tokens[:, -period:]), 0.0)  # [batch, period, period]
+        # Every token of the row, the second repeat's being those of the first.
+        raised = mx.maximum(_at_tokens(push, tokens[:, :-period]), 0.0)  # [batch, period, n_tokens]
         source = mx.take_along_axis(tokens, attended[:, head], axis=1)  # [batch, period] ids
         on_source = mx.maximum(mx.take_along_axis(push, source[..., None], axis=-1), 0.0)
         total = mx.maximum(mx.sum(raised, axis=(1, 2)), 1e-9)

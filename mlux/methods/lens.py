@@ -25,7 +25,8 @@ class LensReadout:
         entropy: [batch, n_positions], nats.
         kl_to_final: [batch, n_positions], KL(final ‖ this layer) in nats; 0 at the last layer.
         answer_probability: [batch, n_positions].
-        answer_rank: [batch, n_positions], 0 where the answer is on top.
+        answer_rank: [batch, n_positions], 0 where the answer is on top; ties count against it, so
+            that a model that prefers nothing ranks no answer first.
     """
 
     layer: int
@@ -99,7 +100,7 @@ def _read(
         entropy=-mx.sum(mx.exp(logprobs) * logprobs, axis=-1),
         kl_to_final=mx.maximum(mx.sum(mx.exp(final) * (final - logprobs), axis=-1), 0.0),
         answer_probability=mx.exp(answer[..., 0]),
-        answer_rank=mx.sum(logprobs > answer, axis=-1),
+        answer_rank=mx.sum(logprobs >= answer, axis=-1) - 1,
     )
 
 

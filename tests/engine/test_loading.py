@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from mlux.engine import HookedModel, loading
-from mlux.errors import ModelError, PromptError, UnknownNameError
+from mlux.errors import HookError, ModelError, PromptError, UnknownNameError
 
 DEMO = loading.find("demo").folder
 
@@ -223,5 +225,62 @@ def test_what_cannot_be_run_is_refused() -> None:
         model.forward(" ".join(["dog"] * limit))
     with pytest.raises(PromptError, match="has no tokens"):
         model.forward([])
-    with pytest.raises(PromptError, match=r"expected \[batch, seq\]"):
+    with pytest.raises(PromptError, match=r"expected integers \[batch, seq\]"):
         model.forward(mx.zeros((1, 2, 3), dtype=mx.int32))
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        ([1, 999_999], "There is token 999999; this model knows tokens 0 to"),
+        (mx.array([[1, 5000]]), "There is token 5000"),
+        ([1, -1], "There is token -1"),
+        ([2**40], "There is token"),
+        ([1.7, 2.2], "A token id is no whole number"),
+        (mx.array([1.0]), "expected integers"),
+        (b"abc", "bytes cannot be run"),
+        (None, "NoneType cannot be run"),
+    ],
+)
+def test_what_is_no_token_is_refused(x: Any, message: str) -> None:
+    with pytest.raises(PromptError, match=message):
+        HookedModel.from_pretrained("demo").forward(x)
+
+
+def test_nested_lists_and_numpy_arrays_are_tokens_too() -> None:
+    model = HookedModel.from_pretrained("demo")
+    expected = model.forward(mx.array([[1, 2], [3, 4]]))
+    for x in ([[1, 2], [3, 4]], np.array([[1, 2], [3, 4]])):
+        assert mx.array_equal(model.forward(x), expected)
+
+
+@pytest.mark.parametrize("positions", [mx.array([99]), mx.array([1, 2]), [5], mx.array([-1])])
+def test_positions_that_no_row_has_are_refused(positions: Any) -> None:
+    model = HookedModel.from_pretrained("demo")
+    with pytest.raises(HookError, match="positions"):
+        model.run_with_cache("mary lives in", positions=positions)
+
+
+def test_a_run_from_the_middle_sees_nothing_before_it() -> None:
+    model = HookedModel.from_pretrained("demo")
+    _, cache = model.run_with_cache("mary lives in", hooks=["model.layers.3.input"])
+    with pytest.raises(HookError, match="lies before block 3, where this run begins"):
+        model.run_from(3, cache["model.layers.3.input"], captures=["model.layers.1"])
+
+
+def test_weights_that_are_not_numbers_are_said(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    tensors = mx.load(str(weights))
+    name = "model.layers.0.mlp.up_proj.weight"
+    tensors[name] = tensors[name] * float("nan")
+    mx.save_safetensors(str(weights), tensors, metadata={"format": "mlx"})
+    with pytest.raises(ModelError, match="not finite"):
+        _ = HookedModel.from_pretrained(folder).config
+
+
+@pytest.mark.parametrize("config", ["[]", "{}", '{"model_type": "llama"}', "{"])
+def test_a_configuration_that_makes_no_model_is_one_line(folder: Path, config: str) -> None:
+    (folder / "config.json").write_text(config)
+    with pytest.raises(ModelError, match="Cannot load the model 'copy'") as caught:
+        HookedModel.from_pretrained(folder)
+    assert "\n" not in str(caught.value)

@@ -79,7 +79,7 @@ def test_copying_equals_a_slow_twin(
     for i in range(len(ids) - PERIOD, len(ids)):
         centred = push[i] - push[i].mean()
         on_source += max(0.0, centred[ids[int(pattern[i].argmax())]])
-        total += sum(max(0.0, centred[token]) for token in ids[-PERIOD:])
+        total += sum(max(0.0, centred[token]) for token in ids[:-PERIOD])
     expected = 2 * on_source / total - 1
     assert float(scores[layer].copying[0, head]) == pytest.approx(expected, abs=2e-3)
 
