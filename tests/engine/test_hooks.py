@@ -221,3 +221,56 @@ def test_edits_through_a_cache_show_in_generation_steps() -> None:
         model.run_with_hooks(TOKENS[:1, i : i + 1], hooks=hooks, cache=kv_cache) for i in range(8)
     ]
     assert mx.allclose(mx.concatenate(steps, axis=1), whole, atol=1e-4)
+
+
+def test_a_hook_added_twice_acts_twice() -> None:
+    model = tiny("llama")
+    _, once = model.run_with_cache(TOKENS, hooks=[LAYER])
+    seen: list[mx.array] = []
+
+    def look(inputs: tuple[Any, ...], output: mx.array, wrapper: HookWrapper) -> None:
+        seen.append(output)
+
+    model.run_with_hooks(TOKENS, hooks=[(LAYER, double), (LAYER, double), (LAYER, look)])
+    assert mx.array_equal(seen[0], once[LAYER] * 4)
+
+
+def test_two_models_at_once_do_not_see_each_other() -> None:
+    """Also two of one class, the inner run within a hook of the outer."""
+    outer, inner = tiny("llama"), HookedModel(*_another_llama())
+    bare = inner.model(TOKENS)
+    seen: list[mx.array] = []
+
+    def run_the_other(inputs: tuple[Any, ...], output: mx.array, wrapper: HookWrapper) -> mx.array:
+        seen.append(inner.run_with_hooks(TOKENS, hooks=[(sites.tap(0, "z"), _look)]))
+        return output * 2
+
+    edited = outer.run_with_hooks(TOKENS, hooks=[(LAYER, double)])
+    nested = outer.run_with_hooks(
+        TOKENS, hooks=[(LAYER, run_the_other), (sites.tap(2, "pattern"), _look)]
+    )
+    assert mx.array_equal(nested, edited)
+    assert mx.array_equal(seen[0], bare)
+
+
+def _look(inputs: tuple[Any, ...], output: mx.array, wrapper: HookWrapper) -> None:
+    """Changes nothing."""
+
+
+def _another_llama() -> tuple[Any, None]:
+    from mlx_lm.models import llama
+
+    mx.random.seed(9)
+    return llama.Model(llama.ModelArgs.from_dict(CONFIGS["llama"] | {"model_type": "llama"})), None
+
+
+def test_a_router_is_read_and_edited_by_its_own_path() -> None:
+    model = tiny("mixtral")
+    path = "model.layers.1.block_sparse_moe.gate"
+    logits, cache = model.run_with_cache(TOKENS, hooks=[path])
+    assert cache[path].shape == (2, 8, 4)  # one logit for each expert
+    only_first = mx.array([1e4, 0.0, 0.0, 0.0])
+    edited = model.run_with_hooks(
+        TOKENS, hooks=[(path, lambda inputs, out, wrapper: out * 0 + only_first)]
+    )
+    assert not mx.allclose(edited, logits, atol=1e-3)
