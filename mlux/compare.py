@@ -174,7 +174,8 @@ def diff(
     if not both[["a", "b"]].notna().all(axis=1).any():
         raise RunError(
             f"Runs {uids[0]} ({first.prompts.name}) and {uids[1]} ({second.prompts.name}) have no "
-            f"{metric} of the same prompt under the same condition, so nothing can be paired."
+            f"{metric} of the same prompt under the same condition, so nothing can be paired. "
+            "See their means side by side: mlux compare --side-by-side, or compare.pivot."
         )
     table = _compared(both, within, seed)
     for name in (name for name in groups if name not in within):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlux.errors import MluxError, UnknownNameError
 from mlux.prompts import Prompt
@@ -171,32 +171,48 @@ def get(name: str) -> Experiment:
 
     Raises:
         UnknownNameError: If there is none; the message has close matches.
-        MluxError: If its file defines no experiment of that name.
+        MluxError: If its file cannot be imported, or defines no experiment of that name.
     """
     places = _places()
     if name not in places:
-        raise UnknownNameError("experiment", name, places, "List them with: mlux experiments")
-    loaded = places[name]()
+        raise _unknown(name, places)
+    origin, load = places[name]
+    loaded = load()
     found = loaded if isinstance(loaded, Experiment) else getattr(loaded, name, None)
     if not isinstance(found, Experiment):
         raise MluxError(
-            f"The file of experiment {name!r} defines no experiment {name!r}; "
-            "decorate a function of that name with @experiment."
+            f"{origin} defines no experiment {name!r}; decorate a function of that name with "
+            "@experiment, or begin the file's name with _ if it is no experiment."
         )
     return found
 
 
-def _places() -> dict[str, Callable[[], Any]]:
-    """Every experiment's name and what imports its module."""
-    places: dict[str, Callable[[], Any]] = {}
-    origins: dict[str, str] = {}
+def _unknown(name: str, places: Mapping[str, object]) -> UnknownNameError:
+    error = UnknownNameError("experiment", name, places)
+    if error.close_matches:
+        return error
+    own = f"Your own are found with --experiments DIR or ${FOLDERS_VARIABLE}."
+    return UnknownNameError("experiment", name, (), f"Known: {', '.join(sorted(places))}. {own}")
+
+
+class _Place(NamedTuple):
+    """Where an experiment is, for people, and what imports it."""
+
+    origin: str
+    load: Callable[[], Any]
+
+
+def _places() -> dict[str, _Place]:
+    """Every experiment's name and its place."""
+    places: dict[str, _Place] = {}
 
     def add(name: str, origin: str, load: Callable[[], Any]) -> None:
         if name in places:
             raise MluxError(
-                f"Two experiments are named {name!r}: {origins[name]} and {origin}. Rename one."
+                f"Two experiments are named {name!r}: {places[name].origin} and {origin}. "
+                "Rename one."
             )
-        places[name], origins[name] = load, origin
+        places[name] = _Place(origin, load)
 
     for name in _stems(Path(str(files(SHIPPED)))):
         add(name, "shipped with mlux", lambda n=name: importlib.import_module(f"{SHIPPED}.{n}"))  # type: ignore[misc] # mypy does not infer a lambda's default
@@ -205,14 +221,25 @@ def _places() -> dict[str, Callable[[], Any]]:
             raise MluxError(f"No folder of experiments at {folder!r} (from ${FOLDERS_VARIABLE}).")
         for name in _stems(Path(folder)):
             path = Path(folder) / f"{name}.py"
-            add(name, str(path), lambda p=path: _import_file(p))  # type: ignore[misc] # as above
+            add(name, str(path), lambda p=path: _import_own(str(p), lambda: _import_file(p)))  # type: ignore[misc] # as above
     for point in entry_points(group=SHIPPED):
-        add(point.name, point.value, point.load)
+        add(point.name, point.value, lambda p=point: _import_own(p.value, p.load))  # type: ignore[misc] # as above
     return places
 
 
 def _stems(folder: Path) -> list[str]:
     return sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
+
+
+def _import_own(origin: str, load: Callable[[], Any]) -> Any:
+    """Imports what a user wrote; an error in it is theirs to mend, not a bug of mlux."""
+    try:
+        return load()
+    except MluxError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the code of somebody else may raise
+        reason = f"{type(error).__name__}: {error}"
+        raise MluxError(f"Cannot load the experiment in {origin}: {reason}") from error
 
 
 def _import_file(path: Path) -> Any:
@@ -223,5 +250,9 @@ def _import_file(path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     # Registered before it runs: dataclasses look their module up while it is being executed.
     sys.modules[module_name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]
+        raise
     return module

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -135,6 +136,29 @@ def test_three_runs_are_compared_side_by_side(cli: Cli, recorded_db: Path) -> No
     assert {(row["baseline"], row["run"]) for row in found} == {(runs[1], runs[0])}
 
 
+def test_two_runs_stand_side_by_side_on_request(cli: Cli, recorded_db: Path) -> None:
+    runs = [str(run["run"]) for run in _json(cli("--db", recorded_db, "runs", "list", "--json"))]
+    side = cli("--db", recorded_db, "compare", *runs, "--side-by-side", "--format", "csv")
+    assert next(csv.reader(io.StringIO(side.stdout))) == ["layer", *runs]
+
+
+@pytest.mark.parametrize(
+    ("stored", "shown"),
+    [
+        ("yesterday", "yesterday"),
+        ("0001-01-01T00:00:00+14:00", "0001-01-01T00:00:00+14:00"),
+        ("2001-02-03T12:00:00+00:00", "2001-02-03 12:00"),
+        (f"{datetime.now(UTC).year}-02-03T12:00:00+00:00", "02-03 12:00"),
+    ],
+)
+def test_a_listing_says_when_briefly(cli: Cli, recorded_db: Path, stored: str, shown: str) -> None:
+    with closing(sqlite3.connect(recorded_db)) as connection, connection:
+        connection.execute("UPDATE runs SET created_at = ?", [stored])
+    _, *lines = cli("--db", recorded_db, "runs", "list", TZ="UTC").stdout.splitlines()
+    assert all(line.endswith(f"  {shown}") for line in lines)
+    assert all("few" in line for line in lines)  # the prompt set
+
+
 def test_the_axes_of_the_help_are_those_of_compare() -> None:
     from mlux.compare import GROUPS
 
@@ -216,6 +240,26 @@ def test_an_experiment_of_ones_own_is_found(cli: Cli, tmp_path: Path) -> None:
     assert described["options"] == [
         {"option": "upto", "type": "a whole number", "default": 3, "help": "how far"}
     ]
+
+
+def test_an_experiment_without_options_or_paper_is_described(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "plain.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from mlux import experiment\n"
+        "@dataclass(frozen=True)\n"
+        "class Config: ...\n"
+        '@experiment(metrics=[], prompts="facts")\n'
+        "def plain(model, config: Config, batch):\n"
+        '    """Does nothing."""\n'
+        "    yield from ()\n",
+        "utf-8",
+    )
+    described = cli("--experiments", tmp_path, "experiments", "plain")
+    assert described.returncode == 0, described.stderr
+    assert "Does nothing." in described.stdout
+    assert "prompts" in described.stdout
+    assert "Options" not in described.stdout
+    assert "paper" not in described.stdout
 
 
 def test_doctor_says_what_it_found_and_how_to_mend_it(cli: Cli, tmp_path: Path) -> None:

@@ -48,7 +48,17 @@ USAGE = {
     "parameter without a value": ((*RUN, "-p", "top_k"), "KEY=VALUE"),
     "parameter given twice": ((*RUN, "-p", "top_k=1", "-p", "top_k=2"), "twice"),
     "batch size": ((*RUN, "--batch-size", "0"), "--batch-size"),
+    "large batch": ((*RUN, "--batch-size", "9" * 20), "--batch-size"),
     "seed": ((*RUN, "--seed", "x"), "--seed"),
+    "negative seed": ((*RUN, "--seed", "-1"), "--seed"),
+    "large seed": ((*RUN, "--seed", str(2**31)), "--seed"),
+    "limit": (("runs", "list", "-n", "9" * 20), "--limit"),
+    "rows": (("sql", "SELECT 1", "--max-rows", "9" * 20), "--max-rows"),
+    "no seconds": (("sql", "SELECT 1", "--seconds", "0"), "--seconds"),
+    "seconds without end": (("sql", "SELECT 1", "--seconds", "inf"), "--seconds"),
+    "seconds that are no number": (("sql", "SELECT 1", "--seconds", "nan"), "--seconds"),
+    "empty database path": (("--db", "", "runs", "list"), "--db is empty"),
+    "side by side, and differences": (("compare", "a", "b", "--stats", "--side-by-side"), "leave"),
     "option in the wrong place": (("runs", "list", "--db", "x.db"), "before the command"),
     "one run to compare": (("compare", "latest"), "two"),
     "axis": (("compare", "a", "b", "--by", "layr"), "'layer'"),
@@ -182,6 +192,9 @@ def test_a_database_of_a_later_mlux_is_refused(
     [
         (("runs", "show", "zzzz"), "zzzz"),
         (("runs", "show", "latest:induction_heads"), "induction_heads"),
+        (("runs", "show", "latest~" + "9" * 20), "There are not"),
+        (("runs", "show", "latest~" + "9" * 5000), "There are not"),
+        (("sql", "SELECT hex(zeroblob(40000000))"), "too big"),
         (("runs", "resume", "zzzz"), "zzzz"),
         (("compare", "latest", "zzzz"), "zzzz"),
         (("compare", "latest", "latest", "--metric", "answer_rnk"), "Did you mean 'answer_rank'"),
@@ -240,6 +253,37 @@ def _trials_done(db: Path) -> int:
     finally:
         connection.close()
     return int(count[0])
+
+
+def _experiments(folder: Path, **files: str) -> Path:
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text, "utf-8")
+    return folder
+
+
+def test_a_broken_experiment_hides_no_other(cli: Cli, tmp_path: Path) -> None:
+    mine = _experiments(tmp_path / "mine", syntax="def (", imports="import nowhere_x", helper="")
+    listed = cli("--experiments", mine, "experiments")
+    assert listed.returncode == 0
+    assert "logit_lens" in listed.stdout
+    helper, imports, syntax = listed.stderr.splitlines()
+    assert "helper.py defines no experiment" in helper
+    assert "imports.py: ModuleNotFoundError: No module named 'nowhere_x'" in imports
+    assert "syntax.py: SyntaxError" in syntax
+    line = _one_line(cli("--experiments", mine, "run", "syntax", "--model", "demo"), 1)
+    assert f"Cannot load the experiment in {mine / 'syntax.py'}: SyntaxError" in line
+
+
+@pytest.mark.parametrize("arguments", [("runs", "list"), ("runs", "show", "latest")], ids=" ".join)
+def test_a_damaged_database_is_one_line(
+    cli: Cli, recorded_db: Path, arguments: tuple[str, ...]
+) -> None:
+    with sqlite3.connect(recorded_db) as connection:
+        connection.execute("DROP TABLE run_tags")
+    connection.close()
+    line = _one_line(cli("--db", recorded_db, *arguments), 1)
+    assert f"{recorded_db} is damaged: no such table: run_tags. Put a backup in its place" in line
 
 
 def test_nothing_runs_if_one_of_several_names_is_wrong(cli: Cli, fresh_db: Path) -> None:

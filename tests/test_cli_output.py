@@ -143,3 +143,11 @@ def test_a_fit_never_shortens_a_number_and_never_overflows(
 
 def test_wide_characters_take_two_cells() -> None:
     assert cells_width("日本e\u0301") == 5
+
+
+def test_a_long_cell_is_cut_for_eyes_only(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "x" * 1_000_000
+    show_table(["text"], [[long]], "markdown")
+    assert len(capsys.readouterr().out) < 20_000
+    show_table(["text"], [[long]], "csv")
+    assert long in capsys.readouterr().out

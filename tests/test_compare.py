@@ -349,3 +349,27 @@ def test_a_resumed_run_compares_like_an_undisturbed_one(store: Store) -> None:
     table = compare.diff(whole, uid, metric="head_score", by=["layer", "head", "prompt"], db=store)
     assert table["estimate"].tolist() == [0.0] * len(table)
     assert table["n"].tolist() == [1] * len(table)
+
+
+def test_what_names_no_run_is_refused(store: Store, pair: tuple[str, str]) -> None:
+    with pytest.raises(ParameterError, match="No runs are given"):
+        compare.layer_results([], db=store)
+    with pytest.raises(ParameterError, match="5 names no run; give a uid"):
+        compare.layer_results([5], db=store)  # type: ignore[list-item] # on purpose
+    with pytest.raises(ParameterError, match=r"give the column: frame\['run'\]"):
+        compare.layer_results(compare.runs(store), db=store)  # type: ignore[arg-type] # on purpose
+    assert len(compare.layer_results(compare.runs(store)["run"], db=store)) > 0
+
+
+@pytest.mark.parametrize("limit", [-1, 2**70])
+def test_a_limit_is_a_number_of_runs(store: Store, limit: int) -> None:
+    with pytest.raises(ParameterError, match="give a number of runs, or None"):
+        compare.runs(store, limit=limit)
+
+
+def test_what_cannot_be_paired_is_told_what_to_do(store: Store) -> None:
+    first = write_run(store, make_spec(n_prompts=2))
+    other = replace(make_prompts(2), prompts=(Prompt(text="other", answer="x"),) * 1)
+    second = write_run(store, replace(make_spec(n_prompts=1), prompts=other))
+    with pytest.raises(RunError, match=r"mlux compare --side-by-side, or compare\.pivot"):
+        compare.diff(first, second, metric="answer_rank", db=store)

@@ -85,6 +85,19 @@ def test_an_unknown_name_is_answered_with_close_ones() -> None:
         registry.get("logitlens")
 
 
+def test_an_unknown_name_without_close_ones_is_told_where_to_put_it() -> None:
+    message = r"Known: .*logit_lens.* with --experiments DIR or \$MLUX_EXPERIMENTS\."
+    with pytest.raises(UnknownNameError, match=message):
+        registry.get("zzzzzz")
+
+
+def test_an_experiment_that_cannot_be_imported_names_its_file(folder: Path) -> None:
+    (folder / "broken.py").write_text("raise RuntimeError('no luck')\n")
+    with pytest.raises(MluxError, match=r"broken\.py: RuntimeError: no luck"):
+        registry.get("broken")
+    assert "mlux_user_experiments.broken" not in sys.modules
+
+
 def test_a_function_of_another_form_is_refused() -> None:
     with pytest.raises(TypeError, match=r"must take \(model, config, batch\)"):
 

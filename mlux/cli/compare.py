@@ -46,6 +46,7 @@ def _axes(context: click.Context, parameter: click.Parameter, value: str) -> lis
     "--baseline", metavar="RUN", help="What to take differences from; default: the first."
 )
 @click.option("--stats", is_flag=True, help="Differences, with intervals and tests.")
+@click.option("--side-by-side", is_flag=True, help="A column for each, also of two runs.")
 @format_option
 @pass_settings
 def command(
@@ -56,6 +57,7 @@ def command(
     by: list[str],
     baseline: str | None,
     stats: bool,
+    side_by_side: bool,
     output: str,
 ) -> None:
     """Compare runs side by side, with intervals and tests.
@@ -66,10 +68,12 @@ def command(
     runs = runs if baseline is None else (baseline, *(run for run in runs if run != baseline))
     if len(runs) < 2:
         raise click.UsageError("Give at least two runs to compare.")
+    if side_by_side and (stats or baseline):
+        raise click.UsageError("--side-by-side shows no differences: leave --stats, --baseline.")
     from mlux import compare
 
     metric = metric or _first_shared(settings, runs)
-    if stats or baseline or len(runs) == 2:
+    if stats or baseline or (len(runs) == 2 and not side_by_side):
         frame = _differences(settings, runs, metric, by, output)
     else:
         frame = compare.pivot(runs, metric=metric, by=by, db=settings.location).reset_index()

@@ -1,5 +1,6 @@
 """`mlux experiments`: the registry, listed and described."""
 
+from collections.abc import Iterator
 from dataclasses import MISSING, Field, asdict, fields
 from typing import Any, get_type_hints
 
@@ -7,7 +8,8 @@ import click
 
 from mlux import registry
 from mlux.cli.groups import examples
-from mlux.cli.output import format_option, show_json, show_records
+from mlux.cli.output import format_option, note, show_json, show_records
+from mlux.errors import MluxError
 from mlux.params import describe as describe_type
 from mlux.registry import Experiment
 
@@ -22,9 +24,8 @@ def command(name: str | None, output: str) -> None:
     what its numbers mean, the prompts it needs and the paper it follows.
     """
     if name is None:
-        found = [registry.get(known) for known in registry.names()]
         show_records(
-            [{"experiment": e.name, "description": e.description} for e in found],
+            [{"experiment": e.name, "description": e.description} for e in _loadable()],
             output,
             columns=("experiment", "description"),
         )
@@ -32,6 +33,15 @@ def command(name: str | None, output: str) -> None:
         show_json(describe(registry.get(name)))
     else:
         _print(describe(registry.get(name)))
+
+
+def _loadable() -> Iterator[Experiment]:
+    """Every experiment whose file is in order; the others are noted, and hide none of these."""
+    for name in registry.names():
+        try:
+            yield registry.get(name)
+        except MluxError as error:
+            note(f"Left out: {error}")
 
 
 def describe(experiment: Experiment) -> dict[str, Any]:
@@ -65,17 +75,19 @@ def _print(about: dict[str, Any]) -> None:
     with page.indentation():
         page.write_text(about["documentation"])
     needs = f"; needs {', '.join(about['roles'])}" if about["roles"] else ""
-    with page.section("From"):
-        page.write_dl([("paper", about["paper"]), ("prompts", f"{about['prompts']}{needs}")])
-    with page.section("Options, with their defaults"):
-        page.write_dl(
-            [
-                (f"-p {option['option']}={_typed(option['default'])}", _help(option))
-                for option in about["options"]
-            ]
-        )
-    with page.section("Numbers"):
-        page.write_dl([(metric["name"], _meaning(metric)) for metric in about["metrics"]])
+    origin = [("paper", about["paper"]), ("prompts", f"{about['prompts']}{needs}")]
+    sections = {
+        "From": [(name, text) for name, text in origin if text],
+        "Options, with their defaults": [
+            (f"-p {option['option']}={_typed(option['default'])}", _help(option))
+            for option in about["options"]
+        ],
+        "Numbers": [(metric["name"], _meaning(metric)) for metric in about["metrics"]],
+    }
+    for title, lines in sections.items():
+        if lines:  # click takes no empty list
+            with page.section(title):
+                page.write_dl(lines)
     click.echo(page.getvalue(), nl=False)
 
 

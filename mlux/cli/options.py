@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 import click
 
+COUNT = click.IntRange(min=1, max=1_000_000_000)
+"""A number of rows; SQLite's driver counts in 32 bits."""
+
 
 def pairs(
     context: click.Context, parameter: click.Parameter, value: Sequence[str]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "csv", "json", "markdown")
 FOR_EYES = ("table", "markdown")
+LONGEST = 10_000  # characters of a cell for eyes; csv and json have all of them
 Rows = Sequence[Sequence[Any]]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -180,6 +181,8 @@ def _cell(value: Any) -> str:
     ):
         return ", ".join(map(_cell, value))
     text = value if isinstance(value, str) else json.dumps(_plain(value), ensure_ascii=False)
+    if len(text) > LONGEST:
+        text = f"{text[:LONGEST]}…"
     return "".join(c if _is_printable(c) else c.encode("unicode_escape").decode() for c in text)
 
 

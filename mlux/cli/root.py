@@ -56,6 +56,8 @@ def cli(ctx: click.Context, db: str | None, folders: tuple[str, ...], debug: boo
     Experiments run on any model that mlx-lm can run; every number lands in one
     database that SQL, pandas and the commands below read.
     """
+    if db is not None and not db.strip():
+        raise click.UsageError("--db is empty; leave it out for $MLUX_DB or ./mlux.db.")
     if folders:
         # The registry reads this variable, and so do the processes that a command starts.
         known = os.environ.get("MLUX_EXPERIMENTS")

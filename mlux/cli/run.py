@@ -47,7 +47,12 @@ PLAN_COLUMNS = ("experiment", "model", "prompt_set", "n_trials", "forward_passes
     help="An option of the experiment; see: mlux experiments NAME.",
 )
 @click.option(
-    "--seed", metavar="N", type=int, default=0, show_default=True, help="Of everything random."
+    "--seed",
+    metavar="N",
+    type=click.IntRange(min=0, max=2**31, max_open=True),  # what every generator takes
+    default=0,
+    show_default=True,
+    help="Of everything random.",
 )
 @click.option(
     "--tag",
@@ -61,8 +66,8 @@ PLAN_COLUMNS = ("experiment", "model", "prompt_set", "n_trials", "forward_passes
 @click.option(
     "--batch-size",
     metavar="N",
-    type=click.IntRange(min=1),
-    help="Prompts at once; default: by memory.",
+    type=click.IntRange(min=1, max=65_536),
+    help="Prompts at once; default: 16.",
 )
 @click.option("--adapter", metavar="PATH", help="LoRA weights to put on the model.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and run nothing.")

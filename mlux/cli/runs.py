@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlux.cli.groups import Group, examples
-from mlux.cli.options import pairs
+from mlux.cli.options import COUNT, pairs
 from mlux.cli.output import (
     FOR_EYES,
     format_option,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlux.store import StoredRun
 
 STATUSES = ("queued", "running", "done", "failed", "crashed")
-COLUMNS = ("run", "experiment", "model", "status", "trials", "created")
+COLUMNS = ("run", "experiment", "model", "prompts", "status", "trials", "created")
 
 
 @click.group(cls=Group, epilog=examples("mlux runs list", "mlux runs show latest"))
@@ -46,7 +46,7 @@ def command() -> None:
 @click.option(
     "--tag", metavar="KEY=VALUE", multiple=True, callback=pairs, help="Only runs with it."
 )
-@click.option("-n", "--limit", type=click.IntRange(min=1), help="Only so many, the newest.")
+@click.option("-n", "--limit", type=COUNT, help="Only so many, the newest.")
 @format_option
 @pass_settings
 def list_(settings: Settings, /, output: str, **filters: Any) -> None:
@@ -63,8 +63,16 @@ def list_(settings: Settings, /, output: str, **filters: Any) -> None:
 
 def _short(run: dict[str, Any]) -> dict[str, str]:
     """What a listing says shorter than the record: how much is done, and when, in local time."""
-    created = datetime.fromisoformat(run["created"]).astimezone()
-    return {"trials": f"{run['done']}/{run['trials']}", "created": f"{created:%m-%d %H:%M}"}
+    return {"trials": f"{run['done']}/{run['trials']}", "created": _short_time(run["created"])}
+
+
+def _short_time(stored: str) -> str:
+    try:
+        time = datetime.fromisoformat(stored).astimezone()
+    except (ValueError, OverflowError):
+        return stored  # not a time that we wrote; the rest of the listing is still good
+    this_year = time.year == datetime.now().astimezone().year
+    return f"{time:%m-%d %H:%M}" if this_year else f"{time:%Y-%m-%d %H:%M}"
 
 
 @command.command(

@@ -1,12 +1,20 @@
 """`mlux sql`."""
 
+import math
 import sys
 
 import click
 
 from mlux.cli.groups import examples
+from mlux.cli.options import COUNT
 from mlux.cli.output import format_option, note, show_table
 from mlux.cli.settings import Settings, pass_settings
+
+
+def _number(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    if math.isnan(value):  # it is outside no range
+        raise click.BadParameter("nan is not a number of seconds.", context, parameter)
+    return value
 
 
 @click.command(
@@ -17,10 +25,11 @@ from mlux.cli.settings import Settings, pass_settings
     )
 )
 @click.argument("statement")
-@click.option("--max-rows", type=click.IntRange(min=1), help="Stop after so many rows.")
+@click.option("--max-rows", type=COUNT, help="Stop after so many rows.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0.1),
+    type=click.FloatRange(min=0.1, max=86_400),
+    callback=_number,
     default=30.0,
     show_default=True,
     help="Give up then.",

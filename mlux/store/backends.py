@@ -17,8 +17,10 @@ from mlux.store import sqlite_file
 WRITING = "mlux_writing"
 """The execution option of a connection whose transactions take the write lock."""
 
-# SQLite's primary code for a wrong statement: that is a bug of ours, not of the file or disk.
+# SQLite's primary code for a wrong statement: that is a bug of ours, not of the file or disk,
 _SQLITE_BUG = 1
+# unless a table is missing that every notebook of this revision has (psycopg: UndefinedTable).
+_NO_TABLE = "no such table"
 
 
 def parse(location: str | Path) -> tuple[Path | None, sa.URL | None]:
@@ -96,6 +98,12 @@ def clear_errors(location: str) -> Iterator[None]:
         yield
     except (DBAPIError, sqlite3.Error) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
+        reason = str(cause).strip().partition("\n")[0]
+        if reason.startswith(_NO_TABLE) or type(cause).__name__ == "UndefinedTable":
+            raise StoreError(
+                f"Database {location} is damaged: {reason}. Put a backup in its place; "
+                "mlux sql reads what is left of it."
+            ) from error
         if isinstance(cause, sqlite3.Error):
             code = getattr(cause, "sqlite_errorcode", None)
             if (
@@ -106,7 +114,6 @@ def clear_errors(location: str) -> Iterator[None]:
                 raise
         elif not getattr(error, "connection_invalidated", False) and not _of_server(cause):
             raise
-        reason = str(cause).strip().partition("\n")[0]
         raise StoreError(f"Database {location}: {reason}.") from error
 
 

@@ -1,6 +1,6 @@
 """Results as pandas columns: ids are fetched, and become names once for each id, not each row."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from mlux.errors import UnknownNameError
+from mlux.errors import ParameterError, UnknownNameError
 from mlux.results import NOT_APPLICABLE
 from mlux.store.reader import resolve_run
 from mlux.store.session import Store, default_location
@@ -69,15 +69,32 @@ def opened(db: Database) -> Iterator[Store]:
 
 
 def run_keys(store: Store, connection: sa.Connection, runs: Runs) -> dict[str, int]:
-    """Uid → key of each run that is meant, in the order given."""
-    given = [runs] if isinstance(runs, str) or hasattr(runs, "uid") else list(runs)
-    uids = [
-        resolve_run(store, reference if isinstance(reference, str) else reference.uid)
-        for reference in given
-    ]
+    """Uid → key of each run that is meant, in the order given.
+
+    Raises:
+        UnknownNameError: If there is no such run.
+        ParameterError: If what is given names no run.
+    """
+    uids = [resolve_run(store, name) for name in _references(runs)]
     query = _expanding("SELECT uid, id FROM runs WHERE uid IN :uids", "uids")
     found: dict[str, int] = dict(connection.execute(query, {"uids": uids}).all())
     return {uid: found[uid] for uid in uids}
+
+
+def _references(runs: Any) -> list[str]:
+    """What a person gave as names of runs."""
+    if isinstance(runs, pd.DataFrame):
+        raise ParameterError("Of a DataFrame of runs give the column: frame['run'].")
+    one = isinstance(runs, str) or hasattr(runs, "uid") or not isinstance(runs, Iterable)
+    given = [runs] if one else list(runs)
+    if not given:
+        raise ParameterError("No runs are given. List them with compare.runs() or mlux runs list.")
+    for run in given:
+        if not isinstance(getattr(run, "uid", run), str):
+            raise ParameterError(
+                f"{run!r} names no run; give a uid, the start of one, 'latest', or a Run."
+            )
+    return [getattr(run, "uid", run) for run in given]
 
 
 def of_metric(

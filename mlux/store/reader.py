@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from mlux.errors import RunError, UnknownNameError
+from mlux.errors import ParameterError, RunError, UnknownNameError
 from mlux.store.liveness import mark_crashed
 from mlux.store.session import Store
 
@@ -39,7 +39,8 @@ def resolve_run(store: Store, reference: str) -> str:
     """
     with store.reading() as connection:
         if match := _LATEST.fullmatch(reference):
-            back = int(match["back"] or 0)
+            # Larger than any number of runs, and than what the driver takes.
+            back = min(int((match["back"] or "").lstrip("0")[:10] or 0), 10**9)
             return _latest(connection, store.location, match["experiment"] or "", back)
         query = (
             "SELECT r.uid, e.name, r.created_at FROM runs AS r "
@@ -103,7 +104,10 @@ def list_runs(
 
     Raises:
         UnknownNameError: If no run has that experiment, model or status.
+        ParameterError: If the limit is not a number of runs.
     """
+    if limit is not None and not (isinstance(limit, int) and 0 <= limit < 2**31):
+        raise ParameterError(f"limit is {limit!r}; give a number of runs, or None for all.")
     unmarked = mark_crashed(store)
     where = ["r.deleted_at IS NULL"]
     values: dict[str, Any] = {"unmarked": sorted(unmarked)}

@@ -21,6 +21,9 @@ from mlux.store import backends, sqlite_file
 HEAD = "r0001"
 """The newest schema revision, which this mlux reads and writes."""
 
+FIRST = "r0001"
+"""The oldest schema revision that there was."""
+
 VARIABLE = "MLUX_DB"
 
 
@@ -51,6 +54,7 @@ class Store:
         self.path = path
         self.engine = engine
         self.writable = writable
+        self._file: tuple[int, int] | None = None
 
     @classmethod
     def open(cls, location: str | Path, *, write: bool = False) -> Self:
@@ -82,7 +86,24 @@ class Store:
         except BaseException:
             store.close()
             raise
+        store._file = store._file_now()
         return store
+
+    def _file_now(self) -> tuple[int, int] | None:
+        """Which file the path leads to; never opened for it, as its closing drops all locks."""
+        try:
+            found = None if self.path is None else self.path.stat()
+        except FileNotFoundError:
+            return None
+        return None if found is None else (found.st_dev, found.st_ino)
+
+    def check_in_place(self) -> None:
+        """Raises StoreError if what is written goes to a file that is no longer at the path."""
+        if self._file != self._file_now():
+            raise StoreError(
+                f"{self.location} was removed, renamed or replaced while it was in use: what was "
+                "written since went to the file that is gone from there. Run it again."
+            )
 
     def _reach_head(self, found: str | None) -> None:
         check_not_newer(found, self.location)
@@ -215,11 +236,16 @@ class Store:
 
 
 def check_not_newer(found: str | None, location: str) -> None:
-    """Raises StoreError if a revision is one that only a later mlux knows."""
+    """Raises StoreError if a revision is one that only a later mlux knows, or none."""
     if found is not None and found > HEAD:
         raise StoreError(
             f"Database {location} is at revision {found}; this mlux knows up to {HEAD}. "
             "Upgrade mlux: pip install -U mlux."
+        )
+    if found is not None and found < FIRST:
+        raise StoreError(
+            f"Database {location} is damaged: it says revision {found}, which no mlux had. "
+            "Put a backup in its place."
         )
 
 

@@ -26,6 +26,9 @@ _READS = {
 _FORBIDDEN_FUNCTIONS = {"load_extension", "writefile", "readfile", "edit", "fts3_tokenizer"}
 # Instructions of SQLite's machine between two looks at the clock, about a millisecond.
 _STEPS = 100_000
+# One call of a function may fill a cell without any such look; no text that mlux stores is longer.
+_CELL_BYTES = 50_000_000
+_DAY = 86_400
 
 
 def query(store: Store, sql: str, *, max_rows: int | None = None, seconds: float = 30) -> Table:
@@ -35,7 +38,7 @@ def query(store: Store, sql: str, *, max_rows: int | None = None, seconds: float
         store: The notebook.
         sql: One statement that reads.
         max_rows: Stop after this many rows.
-        seconds: Give up after this long.
+        seconds: Give up after this long, at most a day.
 
     Returns:
         The column names and the rows.
@@ -45,6 +48,8 @@ def query(store: Store, sql: str, *, max_rows: int | None = None, seconds: float
     """
     if not sql.strip().rstrip(";").strip():
         raise StoreError("The SQL is empty. Try: SELECT * FROM run_overview")
+    if not 0 < seconds <= _DAY:  # nan is neither
+        raise StoreError(f"Cannot stop after {seconds:g} seconds; give more than 0, up to {_DAY}.")
     mark_crashed(store)
     if store.path is None:
         return _query_postgres(store, sql, max_rows, seconds)
@@ -71,6 +76,7 @@ def _query_sqlite(
         refused.append(f"{first or second or 'this statement'}")
         return sqlite3.SQLITE_DENY
 
+    reader.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _CELL_BYTES)
     deadline = time.monotonic() + seconds
     reader.set_authorizer(authorize)
     reader.set_progress_handler(lambda: int(time.monotonic() > deadline), _STEPS)
@@ -96,7 +102,7 @@ def _reason(error: Exception, refused: list[str], seconds: float) -> str:
 def _query_postgres(store: Store, sql: str, max_rows: int | None, seconds: float) -> Table:
     with store.reading() as connection:
         connection.execute(sa.text("SET TRANSACTION READ ONLY"))
-        connection.execute(sa.text(f"SET LOCAL statement_timeout = {int(seconds * 1000)}"))
+        connection.execute(sa.text(f"SET LOCAL statement_timeout = {max(1, int(seconds * 1000))}"))
         driver: Any = connection.connection.driver_connection
         with driver.cursor() as cursor:
             try:

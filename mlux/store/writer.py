@@ -151,7 +151,9 @@ class RunWriter:
 
         Raises:
             RunError: If it is said to be done with trials pending.
+            StoreError: If the notebook's file was removed or replaced during the run.
         """
+        self._store.check_in_place()
         with self._store.writing() as connection:
             self._beat(connection)
             pending = connection.execute(

@@ -253,3 +253,12 @@ def test_a_url_of_sqlite_is_a_file(tmp_path: Path) -> None:
     with Store.open(f"sqlite:///{tmp_path}/by%20url.db", write=True) as store:
         assert store.path == tmp_path / "by url.db"
         assert "revision='r0001'" in repr(store)
+
+
+@pytest.mark.parametrize("write", [False, True], ids=["read", "write"])
+def test_a_revision_that_never_was_is_refused_without_a_backup(db: Path, write: bool) -> None:
+    with Store.open(db, write=True) as store, store.writing() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'r0000'")
+    with pytest.raises(StoreError, match="says revision r0000, which no mlux had"):
+        Store.open(db, write=write)
+    assert not list(db.parent.glob("*backup*"))

@@ -470,3 +470,18 @@ def test_a_lock_that_is_never_given_back_is_one_line(
 def test_an_error_of_ours_is_not_dressed_up(store: Store) -> None:
     with pytest.raises(sa.exc.OperationalError, match="no such column"), store.reading() as c:
         c.exec_driver_sql("SELECT missing FROM runs")
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
+def test_a_run_whose_file_is_gone_does_not_end_as_done(
+    store: Store, db: Path, replaced: bool
+) -> None:
+    uid = create_run(store, make_spec())
+    writer = writer_of(store, uid)
+    writer.write([make_finished(trial) for trial in load_run(store, uid).pending])
+    db.rename(db.with_name("elsewhere.db"))
+    if replaced:
+        db.touch()
+    with pytest.raises(StoreError, match="was removed, renamed or replaced while it was in use"):
+        writer.finish("done")
+    assert db.exists() == replaced

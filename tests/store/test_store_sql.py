@@ -112,6 +112,20 @@ def test_what_takes_too_long_is_stopped(store: Store) -> None:
         query(store, forever, seconds=0.2)
 
 
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
+def test_it_stops_after_some_time_that_there_is(store: Store, seconds: float) -> None:
+    with pytest.raises(StoreError, match="Cannot stop after"):
+        query(store, "SELECT 1", seconds=seconds)
+
+
+def test_a_huge_cell_is_refused(store: Store) -> None:
+    with pytest.raises(StoreError, match="too big"):
+        query(store, "SELECT hex(zeroblob(40000000))")
+    with suppress(StoreError):  # some versions of SQLite make it NULL
+        _, [[cell]] = query(store, "SELECT printf('%.*c', 300000000, 'x')")
+        assert cell is None
+
+
 def test_rows_are_limited_on_request(store: Store) -> None:
     write_run(store)
     assert len(query(store, "SELECT * FROM results", max_rows=3)[1]) == 3
