@@ -35,6 +35,7 @@ class Plan:
     Attributes:
         forward_passes: Forward passes over one prompt, or their worth.
         bytes: What its results will take in the database.
+        n_unknown: Prompts with words that the model's tokenizer does not know.
     """
 
     experiment: str
@@ -46,6 +47,7 @@ class Plan:
     n_batches: int
     forward_passes: int
     bytes: int
+    n_unknown: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,12 @@ class Prepared:
             n_batches=len(self.batches),
             forward_passes=round(sum(cost.forward_passes for cost in costs)),
             bytes=BYTES_PER_VALUE * sum(cost.values for cost in costs),
+            n_unknown=sum(self._has_unknown(encoded) for encoded in self.encoded),
         )
+
+    def _has_unknown(self, encoded: "EncodedPrompt") -> bool:
+        unknown = getattr(self.model.tokenizer, "unk_token_id", None)
+        return unknown is not None and unknown in (*encoded.ids, *(encoded.corrupted or ()))
 
     def spec(self, *, tags: Mapping[str, str], note: str | None) -> RunSpec:
         """What the notebook files of the run before it starts."""

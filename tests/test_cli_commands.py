@@ -117,6 +117,13 @@ def test_resuming_a_finished_run_says_so(cli: Cli, recorded_db: Path) -> None:
     assert "nothing is left to do" in resumed.stderr
 
 
+def test_words_that_the_model_does_not_know_are_noted(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("the capital of zzz is\nmary lives in\n")
+    finished = cli("run", "logit_lens", "-m", "demo", "--prompts", tmp_path / "mine.txt")
+    assert finished.returncode == 0
+    assert "1 of 2 prompts have words that demo does not know" in finished.stderr
+
+
 def test_two_runs_are_compared_with_statistics(cli: Cli, recorded_db: Path) -> None:
     runs = [run["run"] for run in _json(cli("--db", recorded_db, "runs", "list", "--json"))]
     compared = cli("--db", recorded_db, "compare", *reversed(runs), "--json")

@@ -103,6 +103,12 @@ def command(
         return
     with Store.open(settings.location, write=True):
         pass  # said now, if the database cannot be written
+    for plan in plans:
+        if plan.n_unknown:
+            note(
+                f"Note: {plan.n_unknown} of {plan.n_prompts} prompts have words that {plan.model} "
+                "does not know."
+            )
     filed: dict[str, Any] = {"tags": tags, "note": text, "db": settings.location}
     runs: list[Run] = []
     try:
