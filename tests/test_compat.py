@@ -35,9 +35,18 @@ DOCUMENTED = (
     "mlux.compat", "mlux.steering", "mlux.templates", "mlux.tools.logit_lens",
     "mlux.methods.steering", "mlux.methods.mediation", "mlux.engine.model", "mlux.engine.running",
     "mlux.engine.writing", "mlux.engine.batching", "mlux.engine.sites", "mlux.results",
-    "mlux.engine.prefilled", "mlux.registry", "mlux.runner",
+    "mlux.engine.prefilled", "mlux.registry", "mlux.runner", "mlux.methods.lens",
+    "mlux.methods.patching", "mlux.methods.sweeps", "mlux.methods.induction",
+    "mlux.methods.ablation",
 )  # fmt: skip
+METHODS = [importlib.import_module(name) for name in DOCUMENTED if ".methods." in name]
 PUBLIC = [
+    *(
+        thing
+        for module in METHODS
+        for name, thing in vars(module).items()
+        if inspect.isfunction(thing) and thing.__module__ == module.__name__ and name[0] != "_"
+    ),
     *(getattr(HookedModel, name) for name in dir(HookedModel) if not name.startswith("_")),
     *(getattr(mlux, name) for name in mlux.__all__ if callable(getattr(mlux, name))),
 ]

@@ -39,6 +39,13 @@ def induction_scores(model: HookedModel, tokens: mx.array, *, period: int) -> li
         model: The model.
         tokens: [batch, seq], each row ending in period tokens and the same again.
         period: Length of the repeated stretch.
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> tokens = model.to_batch("dog cat horse dog cat horse").tokens
+        >>> induction_scores(model, tokens, period=3)[2].prefix_matching.shape
+        (1, 4)
     """
     attending = [i for i, block in enumerate(model.anatomy.blocks) if block.n_heads]
     last = sites.resid_post(len(model.layers) - 1)
@@ -68,6 +75,13 @@ def second_repeat_accuracy(logits: mx.array, tokens: mx.array, *, period: int) -
         logits: [batch, seq, vocab_size].
         tokens: [batch, seq].
         period: Length of the repeated stretch.
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> tokens = model.to_batch("dog cat horse walk dog cat horse walk").tokens
+        >>> round(float(second_repeat_accuracy(model.forward(tokens), tokens, period=4)[0]), 2)
+        0.67
     """
     predicted = mx.argmax(logits[:, -period:-1], axis=-1)
     return mx.mean((predicted == tokens[:, -period + 1 :]).astype(mx.float32), axis=-1)

@@ -54,6 +54,17 @@ def logit_lens(
         answers: The answer's token id for each row.
         positions: [batch, n_positions], the positions to read in each row.
         top_k: How many tokens to keep.
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> batch = model.to_batch("the capital of france is")
+        >>> paris = model.tokenize("paris")[-1]
+        >>> readouts = logit_lens(
+        ...     model, batch, answers=[paris], positions=batch.last[:, None], top_k=1
+        ... )
+        >>> [int(readout.answer_rank[0, 0]) for readout in readouts][-1]
+        0
     """
     n_layers = len(model.layers)
     paths = [sites.resid_post(layer) for layer in range(n_layers)]

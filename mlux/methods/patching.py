@@ -45,7 +45,14 @@ class PatchingResult:
 
 
 def every_edit(model: HookedModel, site: SiteName, seq: int, *, by_position: bool) -> list[Edit]:
-    """One edit a layer, and a head for the site `head`, and with `by_position` a position."""
+    """One edit a layer, and a head for the site `head`, and with `by_position` a position.
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> len(every_edit(model, "head", 10, by_position=False))
+        24
+    """
     positions = list(range(seq)) if by_position else [None]
     edits = []
     for layer in layers_with(model, site):
@@ -77,6 +84,19 @@ def activation_patching(
         answer: The clean prompt's answer token.
         wrong_answer: The corrupted prompt's answer token.
         edits: Edits of one site.
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> clean = model.tokenize("mary and john met , john gave a book to")
+        >>> corrupted = model.tokenize("mary and john met , mary gave a book to")
+        >>> mary, john = clean[1], clean[3]
+        >>> edits = [Edit(site="resid_pre", layer=3)]
+        >>> result = activation_patching(
+        ...     model, clean, corrupted, answer=mary, wrong_answer=john, edits=edits
+        ... )
+        >>> result.effects[0][2]  # the whole residual stream is everything
+        1.0
 
     Raises:
         PromptError: If the prompts differ in length, or the model does not tell them apart.

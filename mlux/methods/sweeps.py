@@ -52,7 +52,12 @@ class BasePass:
 
 
 def path_of(site: SiteName, layer: int) -> str:
-    """The hook path of a site; heads are read together, as z."""
+    """The hook path of a site; heads are read together, as z.
+
+    Example:
+        >>> path_of("head", 2)
+        'model.layers.2.self_attn.z'
+    """
     if site == "head":
         return sites.tap(layer, "z")
     makers = {
@@ -65,7 +70,14 @@ def path_of(site: SiteName, layer: int) -> str:
 
 
 def layers_with(model: HookedModel, site: SiteName) -> list[int]:
-    """The layers that have a site; hybrid architectures lack some in some layers."""
+    """The layers that have a site; hybrid architectures lack some in some layers.
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> layers_with(model, "attn_out")
+        [0, 1, 2, 3, 4, 5]
+    """
     layers = range(len(model.layers))
     return [layer for layer in layers if model.anatomy.reason(layer, site) is None]
 
@@ -81,6 +93,13 @@ def base_pass(
         rows: Rows of the batch.
         position: The scored position.
         site: The site that edits will replace.
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> ids = model.tokenize("mary lives in")
+        >>> base_pass(model, ids, rows=2, position=3, site="attn_out").logits.shape
+        (2, 1466)
     """
     tokens = mx.broadcast_to(mx.array(list(ids), dtype=mx.int32), (rows, len(ids)))
     paths = [sites.resid_pre(layer) for layer in range(len(model.layers))]
@@ -98,6 +117,12 @@ def rows_within(model: HookedModel, *, seq: int, n_edits: int, budget: int = 1 <
         seq: Tokens of the prompt.
         n_edits: Edits of one layer.
         budget: Bytes for what the two base passes keep.
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> rows_within(model, seq=15, n_edits=90), rows_within(model, seq=15, n_edits=90, budget=1)
+        (90, 1)
     """
     config = model.config
     widths: int = config["d_model"] + max(config["d_model"], config["n_heads"] * config["d_head"])
@@ -121,6 +146,17 @@ def sweep(
         source: The pass that the replacements come from, of the same shape.
         edits: What to try. Edits of one layer should be next to each other.
         position: The scored position.
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> ids, others = model.tokenize("mary lives in"), model.tokenize("john lives in")
+        >>> base, source = (
+        ...     base_pass(model, row, rows=2, position=3, site="mlp_out") for row in (ids, others)
+        ... )
+        >>> edits = [Edit(site="mlp_out", layer=layer) for layer in range(3)]
+        >>> [len(chunk) for chunk, _ in sweep(model, base, source, edits, position=3)]
+        [1, 1, 1]
 
     Yields:
         Some edits, and the logits [rows, vocab_size] whose first rows are theirs, evaluated.
