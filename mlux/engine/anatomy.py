@@ -75,11 +75,6 @@ class Anatomy:
     stream_axis: int | None = None
     lacks: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def n_heads(self) -> int:
-        """Query heads of the block that has most."""
-        return max(block.n_heads for block in self.blocks)
-
     def reason(self, layer: int, kind: sites.Kind) -> str | None:
         """Why a block lacks a site; None if it has it."""
         return self.blocks[layer].lacks.get(kind)

@@ -52,8 +52,7 @@ def induction_scores(model: HookedModel, tokens: mx.array, *, period: int) -> li
     paths = [sites.tap(layer, "pattern") for layer in attending]
     paths += [sites.resid_pre(layer) for layer in attending]
     paths += [last]
-    _, cache = model.run_with_cache(tokens, hooks=dict.fromkeys(paths))
-    final_logits = model.unembed(cache[last])
+    final_logits, cache = model.run_with_cache(tokens, hooks=dict.fromkeys(paths))
     scores = []
     for layer in attending:
         pattern = cache[sites.tap(layer, "pattern")]
