@@ -1,0 +1,12 @@
+"""Runs as tidy pandas DataFrames, and what differs between them, paired by prompt.
+
+A run is named by its uid, the start of it, `latest`, `latest:EXPERIMENT`, or anything that has a
+`uid`. Names are categoricals, layer, head and position are `Int64` with NA where there is none.
+"""
+
+from mlux.compare.listing import runs
+from mlux.compare.pairing import diff
+from mlux.compare.rows import generations, layer_results, pivot, predictions
+from mlux.compare.selection import GROUPS
+
+__all__ = ["GROUPS", "diff", "generations", "layer_results", "pivot", "predictions", "runs"]
