@@ -12,7 +12,7 @@ TORCH ?= torch
 SOURCES := mlux experiments migrations tests benchmarks tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test lint format check pytest parity bench demo-model example-db dist clean
+.PHONY: help demo install test lint format check pytest soak parity bench demo-model example-db dist clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ lint: $(VENV)/.dev ## style, types, layers, dependencies
 
 pytest: $(VENV)/.dev ## the tests alone; ARGS="-k lens" chooses some
 	$(BIN)/pytest $(ARGS)
+
+soak: $(VENV)/.dev ## the tests that take minutes: hundreds of kills, thousands of inputs
+	$(BIN)/pytest -m soak --timeout 1500 $(ARGS)
 
 parity: $(VENV)/.parity ## the engine against transformers; TORCH=torch==2.13.0 chooses a torch
 	$(BIN)/pytest tests/parity $(ARGS)

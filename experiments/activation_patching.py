@@ -8,36 +8,12 @@ from mlux.engine import HookedModel
 from mlux.engine.trials import PromptBatch, Trial
 from mlux.methods.patching import PatchingResult, every_edit
 from mlux.methods.patching import activation_patching as patch
-from mlux.methods.sweeps import Edit, SiteName
+from mlux.methods.sweeps import Edit, SiteName, edits_of
+from mlux.metrics import CLEAN_LOGIT_DIFF, CORRUPTED_LOGIT_DIFF, LOGIT_DIFF, PATCHING_EFFECT
 from mlux.registry import Cost, experiment
-from mlux.results import Metric, Result, Values
+from mlux.results import Result, Values
 
-METRICS = (
-    Metric(
-        name="patching_effect",
-        unit="fraction",
-        better="higher",
-        description="Restored share of the logit difference: 0 is the corrupted run, 1 the clean.",
-    ),
-    Metric(
-        name="logit_diff",
-        unit="logits",
-        better="higher",
-        description="logit(answer) - logit(wrong answer) at the last position, patched.",
-    ),
-    Metric(
-        name="clean_logit_diff",
-        unit="logits",
-        better="higher",
-        description="The logit difference of the clean run.",
-    ),
-    Metric(
-        name="corrupted_logit_diff",
-        unit="logits",
-        better="lower",
-        description="The logit difference of the corrupted run.",
-    ),
-)
+METRICS = (PATCHING_EFFECT, LOGIT_DIFF, CLEAN_LOGIT_DIFF, CORRUPTED_LOGIT_DIFF)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +33,9 @@ class ActivationPatchingConfig:
             raise ValueError(f"sites names one twice: {', '.join(self.sites)}")
 
 
-def _conditions(config: ActivationPatchingConfig) -> Sequence[Mapping[str, str]]:
+def _conditions(
+    config: ActivationPatchingConfig, model: Mapping[str, Any]
+) -> Sequence[Mapping[str, str]]:
     return [{"site": site} for site in config.sites]
 
 
@@ -109,6 +87,7 @@ def activation_patching(
             answer=encoded.answer,
             wrong_answer=encoded.wrong_answer,
             edits=every_edit(model, site, len(encoded.ids), by_position=by_position),
+            memory=batch.memory,
         )
         for values in _values(result):
             yield trial, values
@@ -117,7 +96,8 @@ def activation_patching(
 def _values(result: PatchingResult) -> Iterator[Values]:
     yield Values(metric="clean_logit_diff", values=result.clean)
     yield Values(metric="corrupted_logit_diff", values=result.corrupted)
-    for edit, logit_diff, effect in result.effects:
+    for row, logit_diff, effect in result.effects:
+        (edit,) = edits_of(row)
         yield _at(edit, "logit_diff", logit_diff)
         yield _at(edit, "patching_effect", effect)
 

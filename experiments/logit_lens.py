@@ -9,22 +9,13 @@ from mlux.engine.arrays import integers, numbers
 from mlux.engine.trials import PromptBatch, Trial
 from mlux.methods.lens import LensReadout
 from mlux.methods.lens import logit_lens as run_lens
+from mlux.metrics import ANSWER_PROBABILITY, ANSWER_RANK
 from mlux.registry import Cost, experiment
 from mlux.results import Metric, Result, TopTokens, Values
 
 METRICS = (
-    Metric(
-        name="answer_rank",
-        unit="rank",
-        better="lower",
-        description="Other tokens that are at least as probable as the answer; 0 is on top.",
-    ),
-    Metric(
-        name="answer_probability",
-        unit="probability",
-        better="higher",
-        description="The answer's probability through the lens.",
-    ),
+    ANSWER_RANK,
+    ANSWER_PROBABILITY,
     Metric(name="entropy", unit="nats", description="Entropy of the lens's prediction."),
     Metric(
         name="kl_to_final",

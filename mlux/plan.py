@@ -13,6 +13,7 @@ from mlux.errors import ModelError, ParameterError
 from mlux.prompts import PromptSet
 from mlux.provenance import environment
 from mlux.registry import Experiment
+from mlux.results import Fitted
 from mlux.store.checks import failed_checks
 from mlux.store.records import RunSpec, TrialSpec
 from mlux.store.session import Store
@@ -70,16 +71,32 @@ class Prepared:
     batches: tuple[tuple[int, ...], ...]
     batch_size: int
     seed: int
+    memory: int
 
-    def prompt_batch(self, numbers: Sequence[int]) -> "PromptBatch":
-        """What the experiment is handed for these trials."""
+    def fit(self) -> Fitted:
+        """What the experiment learns from all prompts before its first trial."""
+        if self.experiment.fit is None:
+            return Fitted(state=None)
+        return self.experiment.fit(self.model, self.config, self.encoded, self.seed)
+
+    def batch_seed(self, number: int) -> int:
+        """The seed of a batch, so that what is drawn does not depend on what ran before."""
+        return self.seed * 1_000_003 + number
+
+    def prompt_batch(self, number: int, trials: Sequence[int], fitted: Any) -> "PromptBatch":
+        """What the experiment is handed for these trials of a batch."""
         from mlux.engine.trials import PromptBatch, Trial
 
-        trials = [
-            Trial(number=number, encoded=self.encoded[self.trials[number].prompt])
-            for number in numbers
+        rows = [
+            Trial(number=trial, encoded=self.encoded[self.trials[trial].prompt]) for trial in trials
         ]
-        return PromptBatch(trials, dict(self.trials[numbers[0]].condition))
+        return PromptBatch(
+            rows,
+            dict(self.trials[trials[0]].condition),
+            fitted=fitted,
+            seed=self.batch_seed(number),
+            memory=self.memory,
+        )
 
     def plan(self) -> Plan:
         """What it would do, in numbers."""
@@ -100,10 +117,16 @@ class Prepared:
             n_conditions=len(self.trials) // len(self.prompts.prompts),
             n_trials=len(self.trials),
             n_batches=len(self.batches),
-            forward_passes=round(sum(cost.forward_passes for cost in costs)),
+            forward_passes=round(self._fit_cost() + sum(cost.forward_passes for cost in costs)),
             bytes=BYTES_PER_VALUE * sum(cost.values for cost in costs),
             n_unknown=sum(self._has_unknown(encoded) for encoded in self.encoded),
         )
+
+    def _fit_cost(self) -> float:
+        if self.experiment.fit is None:
+            return 0.0
+        n_prompts = len(self.prompts.prompts)
+        return self.experiment.fit_cost(self.config, self.model.config, n_prompts)
 
     def _has_unknown(self, encoded: "EncodedPrompt") -> bool:
         unknown = getattr(self.model.tokenizer, "unk_token_id", None)
@@ -145,6 +168,7 @@ def prepare(
     params: Mapping[str, Any] | None = None,
     seed: int = 0,
     batch_size: int | None = None,
+    memory: int | None = None,
     adapter: str | Path | None = None,
 ) -> Prepared:
     """Checks and loads everything that a run needs; see `mlux.run_experiment` for the arguments.
@@ -156,13 +180,17 @@ def prepare(
     config = parameters.build(experiment.config, params or {}, experiment=name)
     if batch_size is not None and batch_size < 1:
         raise ParameterError(f"The batch size is {batch_size}; expected at least 1.")
+    if memory is not None and memory < 1:
+        raise ParameterError(f"The memory budget is {memory} bytes; expected at least 1.")
     if not 0 <= seed < 2**31:
         raise ParameterError(f"The seed is {seed}; expected 0 to {2**31 - 1}.")
     given = _given_prompts(experiment, prompts)
     if isinstance(model, str | Path):
         model = load_model(str(model), None if adapter is None else str(adapter))
     prompt_set = given or _made_prompts(experiment, model, config, seed)
-    return assemble(experiment, config, model, prompt_set, seed, batch_size or BATCH_SIZE)
+    return assemble(
+        experiment, config, model, prompt_set, seed=seed, batch_size=batch_size, memory=memory
+    )
 
 
 def load_model(reference: str, adapter: str | None) -> "HookedModel":
@@ -192,8 +220,10 @@ def assemble(
     config: Any,
     model: "HookedModel",
     prompts: PromptSet,
+    *,
     seed: int,
-    batch_size: int,
+    batch_size: int | None,
+    memory: int | None,
 ) -> Prepared:
     """The trials and batches of an experiment, from parts that are already checked.
 
@@ -201,14 +231,15 @@ def assemble(
         PromptError: If a prompt lacks a role or cannot be run on this model.
         ModelError: If the model lacks a kind of site that the experiment needs.
     """
-    from mlux.engine.trials import encode
+    from mlux.engine.trials import MEMORY, encode
 
+    batch_size = batch_size or BATCH_SIZE
     prompts.require(experiment.roles, experiment.name)
     _require_sites(experiment, config, model)
     encoded = tuple(encode(model, prompt) for prompt in prompts.prompts)
     trials = tuple(
         TrialSpec(prompt=index, condition=dict(condition))
-        for condition in experiment.conditions(config)
+        for condition in experiment.conditions(config, model.config)
         for index in range(len(prompts.prompts))
     )
     return Prepared(
@@ -221,6 +252,7 @@ def assemble(
         batches=_batches(trials, [len(e.ids) for e in encoded], batch_size),
         batch_size=batch_size,
         seed=seed,
+        memory=memory or MEMORY,
     )
 
 

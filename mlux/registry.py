@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from mlux.errors import MluxError, UnknownNameError
 from mlux.prompts import Prompt
-from mlux.results import Metric
+from mlux.results import Fitted, Metric
 
 FOLDERS_VARIABLE = "MLUX_EXPERIMENTS"
 SHIPPED = "mlux.experiments"
@@ -30,8 +30,13 @@ Run = Callable[[Any, Any, Any], Iterator[tuple[Any, Any]]]
 """fn(model, config, batch) yields (trial, result)."""
 MakePrompts = Callable[[Any, Any, int], Sequence[Prompt]]
 """fn(model, config, seed) returns prompts that depend on the model's vocabulary."""
-Conditions = Callable[[Any], Sequence[Mapping[str, str]]]
-"""fn(config) returns the conditions that every prompt is run under."""
+Conditions = Callable[[Any, Mapping[str, Any]], Sequence[Mapping[str, str]]]
+"""fn(config, model_config) returns the conditions that every prompt is run under.
+
+A condition with the name `control` controls the one with the same other values and without it.
+"""
+Fit = Callable[[Any, Any, Sequence[Any], int], Fitted]
+"""fn(model, config, prompts, seed) learns from all `EncodedPrompt`s what the trials need."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +57,8 @@ Sites = Callable[[Any], Sequence[str]]
 
 EstimateCost = Callable[[Any, Mapping[str, Any], Mapping[str, str], int], Cost]
 """fn(config, model_config, condition, n_tokens) returns the cost of one trial."""
+FitCost = Callable[[Any, Mapping[str, Any], int], float]
+"""fn(config, model_config, n_prompts) returns the forward passes that fitting takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +74,8 @@ class Experiment:
         roles: The prompt roles that it needs.
         conditions: What every prompt is run under; one empty condition by default.
         cost: What one trial costs.
+        fit: What is learned from all prompts before the first trial; None if nothing is.
+        fit_cost: The forward passes that fitting takes.
         sites: What it needs of a model, by `fn(config)`: kinds of sites, and `lens`.
         paper: Whose definition it follows.
         code_hash: SHA-256 of the file, stored with every run.
@@ -80,6 +89,8 @@ class Experiment:
     roles: tuple[str, ...]
     conditions: Conditions
     cost: EstimateCost
+    fit: Fit | None
+    fit_cost: FitCost
     sites: Sites
     paper: str
     code_hash: str
@@ -105,10 +116,12 @@ def experiment(
     metrics: Sequence[Metric],
     prompts: str | MakePrompts,
     roles: Sequence[str] = (),
-    conditions: Conditions = lambda config: [{}],
+    conditions: Conditions = lambda config, model: [{}],
     cost: EstimateCost = lambda config, model, condition, n_tokens: Cost(
         forward_passes=1, values=1
     ),
+    fit: Fit | None = None,
+    fit_cost: FitCost = lambda config, model, n_prompts: float(n_prompts),
     sites: Sequence[str] | Sites = (),
     paper: str = "",
 ) -> Callable[[Run], Experiment]:
@@ -126,8 +139,12 @@ def experiment(
         metrics: The metrics that it yields.
         prompts: A shipped prompt set's name, or `fn(model, config, seed)` that makes prompts.
         roles: Prompt roles that it needs, such as `answer`.
-        conditions: `fn(config)`, the conditions every prompt is run under.
+        conditions: `fn(config, model_config)`, the conditions every prompt is run under.
         cost: `fn(config, model_config, condition, n_tokens)`, what one trial costs.
+        fit: `fn(model, config, prompts, seed)`, run once before the first trial (and again by a
+            resume): what it returns is `batch.fitted` in every trial. It may depend on its
+            arguments only, so that a resumed run has the same.
+        fit_cost: `fn(config, model_config, n_prompts)`, the forward passes that `fit` takes.
         sites: The kinds of sites that it needs, such as `resid_post` and `head`, and `lens` if it
             uses the model's head on other layers; or `fn(config)` that says so.
         paper: The paper that it follows.
@@ -153,6 +170,8 @@ def experiment(
             roles=tuple(roles),
             conditions=conditions,
             cost=cost,
+            fit=fit,
+            fit_cost=fit_cost,
             sites=sites if callable(sites) else lambda config: sites,
             paper=paper,
             code_hash=hashlib.sha256(Path(inspect.getfile(run)).read_bytes()).hexdigest(),

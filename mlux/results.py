@@ -10,7 +10,7 @@ from itertools import product
 from math import prod
 from numbers import Real
 from operator import itemgetter
-from typing import Literal
+from typing import Any, Literal
 
 Axis = Literal["layer", "head", "position"]
 AXES: tuple[Axis, ...] = ("layer", "head", "position")
@@ -122,4 +122,42 @@ class Generation:
     sample: int = 0
 
 
-Result = Values | TopTokens | Generation
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RanTokens:
+    """Token ids that a trial ran beside its clean and corrupted prompt, such as `zero_shot`."""
+
+    role: str
+    token_ids: Sequence[int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Artifact:
+    """Arrays that are kept as a file beside the database.
+
+    Attributes:
+        name: Its name, unique within the run or trial that it belongs to.
+        kind: What it is: `vectors`, `lens`, `activations`, `patterns`, `probes`.
+        arrays: Name → array of NumPy or MLX.
+        metadata: What a reader has to know to use it.
+    """
+
+    name: str
+    kind: str
+    arrays: Mapping[str, Any]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fitted:
+    """What an experiment learned from all prompts of a run before its first trial.
+
+    Attributes:
+        state: Handed to every trial as `batch.fitted`.
+        artifacts: Kept with the run.
+    """
+
+    state: Any
+    artifacts: Sequence[Artifact] = ()
+
+
+Result = Values | TopTokens | Generation | RanTokens | Artifact

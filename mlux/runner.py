@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import current_thread, main_thread
 from types import FrameType
@@ -31,7 +31,7 @@ from mlux.plan import (
 )
 from mlux.prompts import PromptSet
 from mlux.provenance import environment
-from mlux.results import Generation, Result, TopTokens, Values
+from mlux.results import Artifact, RanTokens, Result, Values
 from mlux.store import Store, default_location
 from mlux.store.reader import load_run, resolve_run
 from mlux.store.records import FinishedTrial, StoredRun
@@ -70,6 +70,7 @@ def run_experiment(
     tags: Mapping[str, str] | None = None,
     note: str | None = None,
     batch_size: int | None = None,
+    memory: int | None = None,
     adapter: str | Path | None = None,
     db: str | Path | None = None,
     progress: bool = False,
@@ -85,6 +86,7 @@ def run_experiment(
         tags: To find the run by.
         note: What it is for.
         batch_size: Trials in one batch.
+        memory: Bytes that sweeps may use for activations beside the model; by default 1 GiB.
         adapter: A folder with LoRA or DoRA weights.
         db: The database; by default `$MLUX_DB`, or `mlux.db` in this folder.
         progress: Whether to show a progress bar on stderr.
@@ -107,6 +109,7 @@ def run_experiment(
         params=params,
         seed=seed,
         batch_size=batch_size,
+        memory=memory,
         adapter=adapter,
     )
     with Store.open(db or default_location(), write=True) as store:
@@ -123,6 +126,7 @@ def plan_experiment(
     params: Mapping[str, Any] | None = None,
     seed: int = 0,
     batch_size: int | None = None,
+    memory: int | None = None,
     adapter: str | Path | None = None,
 ) -> Plan:
     """What `run_experiment` would do with the same arguments; nothing is run or stored.
@@ -137,6 +141,7 @@ def plan_experiment(
         params=params,
         seed=seed,
         batch_size=batch_size,
+        memory=memory,
         adapter=adapter,
     ).plan()
 
@@ -177,8 +182,15 @@ def _prepare_again(stored: StoredRun) -> Prepared:
             "began with. Start a new run."
         )
     config = parameters.build(experiment.config, stored.params, experiment=experiment.name)
-    assert stored.batch_size is not None
-    return assemble(experiment, config, model, stored.prompts, stored.seed, stored.batch_size)
+    return assemble(
+        experiment,
+        config,
+        model,
+        stored.prompts,
+        seed=stored.seed,
+        batch_size=stored.batch_size,
+        memory=None,
+    )
 
 
 def _execute(
@@ -205,7 +217,11 @@ def _execute(
 
     try:
         with _stop_after_batch() as stopping:
-            for finished in _finished_batches(prepared, set(pending), uid, progress):
+            memory.seed(prepared.seed)
+            fitted = prepared.fit()
+            writer.put_artifacts(list(map(_on_host, fitted.artifacts)))
+            batches = _finished_batches(prepared, fitted.state, set(pending), uid, progress)
+            for finished in batches:
                 writer.write(finished)
                 failed += [trial for trial in finished if trial.error is not None]
                 missing -= len(finished)
@@ -252,7 +268,7 @@ def _stop_after_batch() -> Iterator[list[int]]:
 
 
 def _finished_batches(
-    prepared: Prepared, pending: set[int], uid: str, progress: bool
+    prepared: Prepared, fitted: Any, pending: set[int], uid: str, progress: bool
 ) -> Iterator[list[FinishedTrial]]:
     """The missing trials, batch by batch, computed as they would have been in one go."""
     title = f"{prepared.experiment.name} on {prepared.model.identity.name}"
@@ -268,39 +284,46 @@ def _finished_batches(
         for number, batch in enumerate(prepared.batches):
             missing = [trial for trial in batch if trial in pending]
             if missing:
-                results = _run_batch(prepared, number, batch)
+                results = _run_batch(prepared, fitted, number, batch)
                 yield [results[trial] for trial in missing]
                 bar.update(len(missing))
 
 
-def _run_batch(prepared: Prepared, number: int, batch: Sequence[int]) -> dict[int, FinishedTrial]:
+def _run_batch(
+    prepared: Prepared, fitted: Any, number: int, batch: Sequence[int]
+) -> dict[int, FinishedTrial]:
     """Computes a batch; if it fails, each of its trials alone, so that only the culprit fails."""
     try:
-        return _compute(prepared, number, batch)
+        return _compute(prepared, fitted, number, batch)
     except MluxError as error:
         if len(batch) == 1:
             return {batch[0]: FinishedTrial(trial=batch[0], results=[], error=str(error))}
     alone: dict[int, FinishedTrial] = {}
     for trial in batch:
-        alone |= _run_batch(prepared, number, [trial])
+        alone |= _run_batch(prepared, fitted, number, [trial])
     return alone
 
 
-def _compute(prepared: Prepared, number: int, batch: Sequence[int]) -> dict[int, FinishedTrial]:
+def _compute(
+    prepared: Prepared, fitted: Any, number: int, batch: Sequence[int]
+) -> dict[int, FinishedTrial]:
     from mlux.engine import memory
 
-    # Each batch has a seed of its own, so that what is drawn does not depend on what ran before.
-    memory.seed(prepared.seed * 1_000_003 + number)
-    prompts = prepared.prompt_batch(batch)
+    memory.seed(prepared.batch_seed(number))
+    prompts = prepared.prompt_batch(number, batch, fitted)
     results: dict[int, list[Result]] = {trial: [] for trial in batch}
+    ran: dict[int, dict[str, Sequence[int]]] = {trial: {} for trial in batch}
     yielded = prepared.experiment.run(prepared.model, prepared.config, prompts)
     for item in _iterated(yielded, prepared.experiment.name):
         trial, result = _pair(item, prompts.trials, prepared.experiment.name)
+        if isinstance(result, RanTokens):
+            ran[trial.number][result.role] = result.token_ids
+            continue
         _refuse_nan(result)
-        results[trial.number].append(result)
+        results[trial.number].append(_on_host(result) if isinstance(result, Artifact) else result)
     finished = {}
     for trial in prompts:
-        tokens = {"clean": trial.encoded.ids}
+        tokens = ran[trial.number] | {"clean": trial.encoded.ids}
         if trial.encoded.corrupted is not None:
             tokens["corrupted"] = trial.encoded.corrupted
         finished[trial.number] = FinishedTrial(
@@ -317,9 +340,17 @@ def _iterated(yielded: Any, name: str) -> Iterator[Any]:
 
 def _pair(item: Any, trials: Sequence[Any], name: str) -> tuple[Any, Result]:
     match item:
-        case (trial, Values() | TopTokens() | Generation() as result) if trial in trials:
+        case (trial, result) if trial in trials and isinstance(result, Result):
             return trial, result
     raise RunError(f"{name} yielded {type(item).__name__}; expected (trial of the batch, result).")
+
+
+def _on_host(artifact: Artifact) -> Artifact:
+    """The artifact with NumPy arrays, which the store can write."""
+    from mlux.engine.arrays import on_host
+
+    arrays = {name: on_host(array) for name, array in artifact.arrays.items()}
+    return replace(artifact, arrays=arrays)
 
 
 def _refuse_nan(result: Result) -> None:

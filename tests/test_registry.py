@@ -116,3 +116,48 @@ def test_listing_names_imports_no_experiment() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+FITTED = '''
+from dataclasses import dataclass
+from mlux import experiment
+from mlux.results import Fitted, Metric, RanTokens, Values
+
+@dataclass(frozen=True)
+class Config:
+    pass
+
+def fit(model, config, prompts, seed):
+    return Fitted(state=sum(len(prompt.ids) for prompt in prompts) + 1000 * seed)
+
+@experiment(
+    metrics=[Metric(name="share", unit="fraction", description="Of all tokens.")],
+    prompts="facts:5", fit=fit,
+    conditions=lambda config, model: [{"layer": str(i)} for i in range(model["n_layers"])],
+)
+def share_of_tokens(model, config: Config, batch):
+    """Which share of all tokens is this prompt's?"""
+    for trial in batch:
+        yield trial, Values(metric="share", values=len(trial.encoded.ids) / batch.fitted)
+        yield trial, RanTokens(role="first", token_ids=trial.encoded.ids[:1])
+'''
+
+
+def test_an_experiment_may_learn_from_all_prompts_before_its_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_db: Path
+) -> None:
+    from mlux import compare, run_experiment
+    from mlux.runner import plan_experiment
+    from mlux.store import Store
+    from mlux.store.sql import query
+
+    (tmp_path / "share_of_tokens.py").write_text(FITTED)
+    monkeypatch.setenv("MLUX_EXPERIMENTS", str(tmp_path))
+    run = run_experiment("share_of_tokens", model="demo", db=fresh_db)
+    assert plan_experiment("share_of_tokens", model="demo").forward_passes == 5 + 5 * 6
+    results = compare.layer_results([run], db=fresh_db)
+    assert results.groupby("condition", observed=True)["value"].sum().tolist() == [1.0] * 6
+    with Store.open(fresh_db) as store:
+        roles = "SELECT role, count(*) FROM trial_tokens WHERE trial = 0 GROUP BY role"
+        _, rows = query(store, roles)
+    assert dict(rows)["first"] == 1

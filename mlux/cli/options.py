@@ -1,11 +1,35 @@
 """Parts of options that several commands share."""
 
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
 COUNT = click.IntRange(min=1, max=1_000_000_000)
 """A number of rows; SQLite's driver counts in 32 bits."""
+
+_UNITS = {"": 1, "B": 1} | {
+    prefix + unit: base**power
+    for power, prefix in enumerate("KMGT", start=1)
+    for unit, base in (("", 1024), ("B", 1000), ("IB", 1024))
+}
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes, as in 500MB or 2GiB."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number of bytes that a text says."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Z]*)", str(value).strip().upper())
+        if match is None or match[2] not in _UNITS or float(match[1]) * _UNITS[match[2]] < 1:
+            self.fail(f"{value!r} is no size; write one as in 500MB or 2GiB.", param, ctx)
+        return int(float(match[1]) * _UNITS[match[2]])
+
+
+SIZE = Size()
 
 
 def pairs(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlux.cli.groups import examples
-from mlux.cli.options import pairs
+from mlux.cli.options import SIZE, pairs
 from mlux.cli.output import format_option, note, show_records
 from mlux.cli.settings import Settings, pass_settings
 from mlux.errors import RunError
@@ -68,6 +68,12 @@ PLAN_COLUMNS = ("experiment", "model", "prompt_set", "n_trials", "forward_passes
     metavar="N",
     type=click.IntRange(min=1, max=65_536),
     help="Prompts at once; default: 16.",
+)
+@click.option(
+    "--memory",
+    metavar="BYTES",
+    type=SIZE,
+    help="What sweeps may use beside the model, as in 500MB; default: 1GiB.",
 )
 @click.option("--adapter", metavar="PATH", help="LoRA weights to put on the model.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and run nothing.")

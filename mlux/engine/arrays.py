@@ -22,6 +22,13 @@ def to_numpy(array: mx.array) -> npt.NDArray[np.float64]:
     return np.array(array.astype(mx.float32)).astype(np.float64)
 
 
+def on_host(array: Any) -> npt.NDArray[Any]:
+    """A NumPy copy in the array's own dtype; bfloat16, which NumPy lacks, becomes float32."""
+    if isinstance(array, mx.array) and array.dtype == mx.bfloat16:
+        array = array.astype(mx.float32)
+    return np.array(array)
+
+
 def snapshot(array: mx.array) -> mx.array:
     """The same values under a new array object.
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import mlx.core as mx
 
@@ -10,6 +11,9 @@ from mlux.engine.batching import TokenBatch, answer_token, encode_prompt, pad
 from mlux.engine.model import HookedModel
 from mlux.errors import PromptError
 from mlux.prompts import Prompt
+
+MEMORY = 1 << 30
+"""Bytes that a method may use for activations where nobody says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +91,17 @@ class PromptBatch:
     Attributes:
         trials: The trials, in the rows' order. Iterating over the batch gives them.
         condition: What they are run under.
+        fitted: What the experiment's `fit` learned; None without one.
+        seed: Of everything random in these trials that does not come from MLX's own generator;
+            the same whatever was run before.
+        memory: Bytes that a method may use for activations beside the model.
     """
 
     trials: Sequence[Trial]
     condition: Mapping[str, str]
+    fitted: Any = None
+    seed: int = 0
+    memory: int = MEMORY
 
     def __iter__(self) -> Iterator[Trial]:
         """The trials in the rows' order."""

@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from mlux.engine import HookedModel, sites
 from mlux.engine.batching import TokenBatch
+from mlux.methods.scores import log_probabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ def logit_lens(
     n_layers = len(model.layers)
     paths = [sites.resid_post(layer) for layer in range(n_layers)]
     logits, cache = model.run_with_cache(batch.tokens, hooks=paths)
-    final = _log_probabilities(_at(logits, positions))
+    final = log_probabilities(_at(logits, positions))
     answer_ids = mx.array(list(answers))[:, None, None]  # [batch, 1, 1]
     top_k = min(top_k, logits.shape[-1])
     for layer, path in enumerate(paths):
@@ -77,7 +78,7 @@ def logit_lens(
         logprobs = (
             final
             if layer == n_layers - 1
-            else _log_probabilities(model.unembed(_at(cache[path], positions)))
+            else log_probabilities(model.unembed(_at(cache[path], positions)))
         )
         readout = _read(layer, logprobs, final, answer_ids, top_k)
         mx.eval(list(vars(readout).values())[1:])
@@ -87,14 +88,6 @@ def logit_lens(
 def _at(array: mx.array, positions: mx.array) -> mx.array:
     """[batch, seq, d] at [batch, n_positions] → [batch, n_positions, d]."""
     return mx.take_along_axis(array, positions[..., None], axis=1)
-
-
-def _log_probabilities(logits: mx.array) -> mx.array:
-    # float32: half-precision logits tie, and their log-sum-exp loses what the tail holds. Shifted
-    # by the largest first: next to a logit of 20, a log-probability of -0.0003 would be rounded.
-    logits = logits.astype(mx.float32)
-    shifted = logits - mx.max(logits, axis=-1, keepdims=True)
-    return shifted - mx.log(mx.sum(mx.exp(shifted), axis=-1, keepdims=True))
 
 
 def _read(

@@ -17,12 +17,16 @@ import mlx.core as mx
 
 from mlux.engine import HookedModel
 from mlux.engine.arrays import numbers
+from mlux.engine.trials import MEMORY
 from mlux.errors import PromptError
 from mlux.methods.sweeps import (
     BasePass,
     Edit,
+    Row,
     SiteName,
     base_pass,
+    edits_of,
+    largest_batch,
     layers_with,
     rows_within,
     sweep,
@@ -34,12 +38,12 @@ class PatchingResult:
     """The effect of every patch, and the two runs it lies between.
 
     Attributes:
-        effects: (edit, logit difference, normalised effect) of every patch, in their order.
+        effects: (edits of a row, logit difference, normalised effect) of every patch.
         clean: The clean run's logit difference.
         corrupted: The corrupted run's logit difference.
     """
 
-    effects: tuple[tuple[Edit, float, float], ...]
+    effects: tuple[tuple[Row, float, float], ...]
     clean: float
     corrupted: float
 
@@ -73,7 +77,8 @@ def activation_patching(
     *,
     answer: int,
     wrong_answer: int,
-    edits: Sequence[Edit],
+    edits: Sequence[Row],
+    memory: int = MEMORY,
 ) -> PatchingResult:
     """Patches activations of the clean run into the corrupted run, one edit at a time.
 
@@ -83,7 +88,8 @@ def activation_patching(
         corrupted: Token ids of the corrupted prompt, as many.
         answer: The clean prompt's answer token.
         wrong_answer: The corrupted prompt's answer token.
-        edits: Edits of one site.
+        edits: What to patch, one row each.
+        memory: Bytes for what the passes keep.
 
     Example:
         >>> from mlux import HookedModel
@@ -107,13 +113,11 @@ def activation_patching(
             f"and the corrupted one {len(corrupted)}."
         )
     position = len(clean) - 1
-    per_layer = max(
-        sum(edit.layer == layer for edit in edits) for layer in {e.layer for e in edits}
-    )
-    rows = rows_within(model, seq=len(clean), n_edits=per_layer)
+    rows = rows_within(model, seq=len(clean), n_edits=largest_batch(edits), budget=memory)
+    patched_sites = sorted({edit.site for row in edits for edit in edits_of(row)})
 
     def run(ids: Sequence[int]) -> BasePass:
-        return base_pass(model, ids, rows=rows, position=position, site=edits[0].site)
+        return base_pass(model, ids, rows=rows, position=position, site=patched_sites)
 
     def logit_diff(logits: mx.array) -> list[float]:
         logits = logits.astype(mx.float32)
@@ -128,7 +132,7 @@ def activation_patching(
             "so no effect can be normalised."
         )
     effects = []
-    for chunk, logits in sweep(model, base, source, edits, position=position):
+    for chunk, logits in sweep(model, base, source.cache, edits, position=position):
         for row, (edit, patched) in enumerate(zip(chunk, logit_diff(logits), strict=False)):
             effects.append((edit, patched, (patched - low[row]) / (high[row] - low[row])))
     return PatchingResult(effects=tuple(effects), clean=high[0], corrupted=low[0])

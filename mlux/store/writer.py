@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from mlux.errors import RunError, StoreError, UnknownNameError
 from mlux.provenance import Environment
-from mlux.results import NOT_APPLICABLE, Generation, TopTokens, Values
+from mlux.results import NOT_APPLICABLE, Artifact, Generation, TopTokens, Values
 from mlux.store import liveness
 from mlux.store.creation import create_run, environment_columns, put_versions, spaced
 from mlux.store.liveness import record_event
@@ -130,6 +130,11 @@ class RunWriter:
                 ) from error
         # Only now: keys of a transaction that was rolled back would point nowhere.
         self._token_keys = keys
+
+    def put_artifacts(self, artifacts: Sequence[Artifact]) -> None:
+        """Keeps arrays that belong to the whole run."""
+        if artifacts:
+            raise NotImplementedError
 
     def finish(
         self,

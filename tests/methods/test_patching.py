@@ -1,5 +1,6 @@
 """Activation patching against its definition and against a plain loop over hooks."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -10,8 +11,19 @@ from mlux.engine import HookedModel, HookWrapper
 from mlux.engine.passes import Hook
 from mlux.engine.trials import EncodedPrompt, encode
 from mlux.errors import PromptError
+from mlux.methods.ablation import logits_without
 from mlux.methods.patching import PatchingResult, activation_patching, every_edit
-from mlux.methods.sweeps import SITES, Edit, SiteName, base_pass, path_of, rows_within, sweep
+from mlux.methods.sweeps import (
+    SITES,
+    Edit,
+    Row,
+    SiteName,
+    base_pass,
+    edits_of,
+    path_of,
+    rows_within,
+    sweep,
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +39,7 @@ def pair(model: HookedModel) -> EncodedPrompt:
 def patch(
     model: HookedModel,
     pair: EncodedPrompt,
-    edits: list[Edit],
+    edits: Sequence[Row],
     *,
     source: tuple[int, ...] | None = None,
 ) -> PatchingResult:
@@ -69,7 +81,7 @@ def test_patching_a_run_into_itself_changes_not_one_bit(
     position = len(pair.ids) - 1
     base = base_pass(model, pair.corrupted, rows=rows, position=position, site=site)
     again = base_pass(model, pair.corrupted, rows=rows, position=position, site=site)
-    for chunk, logits in sweep(model, base, again, edits, position=position):
+    for chunk, logits in sweep(model, base, again.cache, edits, position=position):
         assert mx.array_equal(logits[: len(chunk)], base.logits[: len(chunk)])
 
 
@@ -83,8 +95,8 @@ def test_the_sweep_equals_a_plain_loop_over_hooks(
     corrupted = loop_logit_diff(model, pair, pair.corrupted, [])
     assert result.clean == pytest.approx(clean, rel=1e-4)
     assert result.corrupted == pytest.approx(corrupted, rel=1e-4)
-    for edit, logit_diff, effect in result.effects:
-        patched = loop_logit_diff(model, pair, pair.corrupted, [edit])
+    for row, logit_diff, effect in result.effects:
+        patched = loop_logit_diff(model, pair, pair.corrupted, list(edits_of(row)))
         assert logit_diff == pytest.approx(patched, abs=2e-4)
         assert effect == pytest.approx((patched - corrupted) / (clean - corrupted), abs=2e-4)
 
@@ -120,7 +132,7 @@ def test_small_batches_give_the_same_effects(model: HookedModel, pair: EncodedPr
     for rows in (3, 20):
         base = base_pass(model, pair.corrupted or (), rows=rows, position=position, site="attn_out")
         source = base_pass(model, pair.ids, rows=rows, position=position, site="attn_out")
-        parts = sweep(model, base, source, edits, position=position)
+        parts = sweep(model, base, source.cache, edits, position=position)
         by_rows.append(mx.concatenate([logits[: len(chunk)] for chunk, logits in parts]))
     assert mx.allclose(*by_rows, atol=1e-3)
 
@@ -131,3 +143,58 @@ def test_what_cannot_be_patched_is_refused(model: HookedModel, pair: EncodedProm
         patch(model, pair, edits, source=pair.ids[:-1])
     with pytest.raises(PromptError, match="same logit difference"):
         patch(model, pair, edits, source=pair.corrupted)
+
+
+def test_edits_of_one_row_are_made_together(model: HookedModel, pair: EncodedPrompt) -> None:
+    """Several heads, layers and sites in one row are several hooks in one loop pass."""
+    rows: list[Row] = [
+        tuple(
+            Edit(site="head", layer=layer, head=head) for layer, head in ((0, 1), (0, 2), (3, 0))
+        ),
+        (Edit(site="mlp_out", layer=2, position=4), Edit(site="head", layer=1, head=1, position=9)),
+        Edit(site="resid_pre", layer=1, position=10),
+    ]
+    result = patch(model, pair, rows)
+    assert len(result.effects) == len(rows)
+    for row, logit_diff, _ in result.effects:
+        alone = loop_logit_diff(model, pair, pair.corrupted, list(edits_of(row)))
+        assert logit_diff == pytest.approx(alone, abs=2e-4)
+
+
+def test_a_replacement_may_come_from_another_layer_and_position(
+    model: HookedModel, pair: EncodedPrompt
+) -> None:
+    position = len(pair.ids) - 1
+    base, source = (
+        base_pass(model, ids, rows=2, position=position, site="resid_post")
+        for ids in (pair.ids, pair.corrupted or ())
+    )
+    edits = [
+        Edit(site="resid_post", layer=1, position=10, source_layer=4),
+        Edit(site="resid_post", layer=1, position=10, source_position=3),
+    ]
+    ((chunk, logits),) = sweep(model, base, source.cache, edits, position=position)
+    assert chunk == tuple(edits)
+    for row, (layer, place) in enumerate(((4, 10), (1, 3))):
+        taken = source.cache[path_of("resid_post", layer)][row, place]
+
+        def put(
+            inputs: Any, output: mx.array, wrapper: HookWrapper, taken: Any = taken
+        ) -> mx.array:
+            output[:, 10] = taken
+            return output
+
+        hooks = [(path_of("resid_post", 1), put)]
+        alone = model.run_with_hooks(mx.array([pair.ids]), hooks=hooks)[0, -1]
+        assert mx.allclose(logits[row], alone, atol=1e-3)
+
+
+def test_any_arrays_can_be_the_source(model: HookedModel, pair: EncodedPrompt) -> None:
+    """Zeros in place of a head are zero ablation."""
+    position = len(pair.ids) - 1
+    base = base_pass(model, pair.ids, rows=1, position=position, site="head")
+    zeros = {path_of("head", 2): mx.zeros((1, 1, 1, 1))}
+    edits = [Edit(site="head", layer=2, head=3)]
+    ((_, logits),) = sweep(model, base, zeros, edits, position=position)
+    alone = logits_without(model, mx.array([pair.ids]), [(2, 3)])[0, -1]
+    assert mx.allclose(logits[0], alone, atol=1e-3)
