@@ -22,6 +22,9 @@ from mlux.store.session import Store, insert, now
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 UID_LENGTH = 12
 
+CONTROL = "control"
+"""The name in a condition that makes it a control of the condition without it."""
+
 
 def create_run(store: Store, spec: RunSpec) -> str:
     """Files a run with all its trials pending.
@@ -76,6 +79,8 @@ def _insert_run(connection: sa.Connection, spec: RunSpec, uid: str) -> int:
         "status": "queued",
         "seed": spec.seed,
         "batch_size": spec.batch_size,
+        "memory_bytes": spec.memory_bytes,
+        "rerun_of": spec.rerun_of,
         "note": spec.note,
         "code_hash": spec.code_hash,
         "created_at": now(),
@@ -244,11 +249,20 @@ def _conditions(connection: sa.Connection, trials: Iterable[TrialSpec]) -> dict[
     found: dict[str, int] = {}
     for trial in trials:
         key = _condition_hash(trial.condition)
-        if key in found:
-            continue
-        label = ", ".join(f"{name}={value}" for name, value in trial.condition.items())
-        found[key] = _put(connection, "conditions", {"content_hash": key}, {"label": label})
-        rows = [(found[key], name, value) for name, value in trial.condition.items()]
-        columns = "condition_id, name, value"
-        insert(connection, "condition_values", columns, rows, "ON CONFLICT DO NOTHING")
+        if key not in found:
+            found[key] = _condition(connection, trial.condition)
     return found
+
+
+def _condition(connection: sa.Connection, condition: Mapping[str, str]) -> int:
+    """A condition's id; what it is a control of is filed first."""
+    controlled = {name: value for name, value in condition.items() if name != CONTROL}
+    values = {
+        "label": ", ".join(f"{name}={value}" for name, value in condition.items()),
+        "controls_id": _condition(connection, controlled) if CONTROL in condition else None,
+    }
+    key = _put(connection, "conditions", {"content_hash": _condition_hash(condition)}, values)
+    rows = [(key, name, value) for name, value in condition.items()]
+    columns = "condition_id, name, value"
+    insert(connection, "condition_values", columns, rows, "ON CONFLICT DO NOTHING")
+    return key

@@ -21,7 +21,9 @@ class TrialSpec:
 
     Attributes:
         prompt: The prompt's index in the run's prompt set.
-        condition: What it is run under, as in `{"site": "head"}`.
+        condition: What it is run under, as in `{"site": "head"}`. With the reserved key
+            `control`, as in `{"site": "head", "control": "random"}`, it is held against the
+            condition of the same other values without that key.
     """
 
     prompt: int
@@ -41,6 +43,8 @@ class RunSpec:
         trials: What is to be done, in this order; a trial's number is its place here.
         params: The experiment's options.
         batch_size: Trials in one forward pass; None if chosen by the runner.
+        memory_bytes: The memory that its sweeps may use; None if they choose it themselves.
+        rerun_of: The uid of the run that it repeats, if it does.
     """
 
     experiment: str
@@ -57,6 +61,8 @@ class RunSpec:
     tags: Mapping[str, str] = field(default_factory=dict)
     note: str | None = None
     environment: Environment
+    memory_bytes: int | None = None
+    rerun_of: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,6 +135,8 @@ class StoredRun:
     hook_fires: int | None
     environment: Environment
     events: tuple[Event, ...]
+    memory_bytes: int | None = None
+    rerun_of: str | None = None
 
     @property
     def versions(self) -> Mapping[str, str]:

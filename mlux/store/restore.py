@@ -33,7 +33,8 @@ def stored_run(connection: sa.Connection, row: dict[str, Any], *, crashed: bool)
     )
     columns = (
         "uid experiment paper code_hash error seed batch_size note created_at started_at "
-        "heartbeat_at finished_at deleted_at seconds peak_memory_bytes hook_fires"
+        "heartbeat_at finished_at deleted_at seconds peak_memory_bytes hook_fires "
+        "memory_bytes rerun_of"
     )
     return StoredRun(
         **{column: row[column] for column in columns.split()},

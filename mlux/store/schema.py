@@ -7,8 +7,9 @@ from pathlib import Path
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 
-from mlux.errors import StoreError
+from mlux.errors import StoreError, UnknownNameError
 from mlux.store import session
 from mlux.store.sqlite_file import connect
 
@@ -37,12 +38,42 @@ def upgrade(store: session.Store) -> None:
             return
         if found is not None and store.path is not None:
             _back_up(store.path, found)
-        config = Config()
-        # A percent sign would be interpolated by Alembic's option parser.
-        config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
-        config.attributes["connection"] = connection
-        command.upgrade(config, session.HEAD)
+        command.upgrade(_config(connection), session.HEAD)
         _check_references(connection, store.location)
+
+
+def downgrade(store: session.Store, revision: str) -> None:
+    """Takes a notebook back to an earlier revision, for an earlier mlux; a backup is kept.
+
+    This mlux can then not use it, unless it upgrades it again.
+
+    Args:
+        store: The notebook, open for writing; to be closed after this.
+        revision: Such as `r0001`.
+
+    Raises:
+        UnknownNameError: If there is no such revision.
+        StoreError: If the notebook cannot be written.
+    """
+    with store.migrating() as connection:
+        _lock(connection)
+        config = _config(connection)
+        known = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+        if revision not in known:
+            raise UnknownNameError("revision", revision, known)
+        found = _revision(connection)
+        if found is not None and store.path is not None:
+            _back_up(store.path, found)
+        command.downgrade(config, revision)
+        _check_references(connection, store.location)
+
+
+def _config(connection: sa.Connection) -> Config:
+    config = Config()
+    # A percent sign would be interpolated by Alembic's option parser.
+    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
 
 
 def _lock(connection: sa.Connection) -> None:
@@ -84,5 +115,5 @@ def _check_references(connection: sa.Connection, location: str) -> None:
     broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchone()
     if broken is not None:
         raise StoreError(
-            f"Cannot upgrade {location}: a row of {broken[0]} refers to nothing in {broken[2]}."
+            f"Cannot migrate {location}: a row of {broken[0]} refers to nothing in {broken[2]}."
         )

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from mlux.errors import StoreError
 from mlux.store import backends, sqlite_file
 
-HEAD = "r0001"
+HEAD = "r0002"
 """The newest schema revision, which this mlux reads and writes."""
 
 FIRST = "r0001"

@@ -19,6 +19,7 @@ from sqlalchemy import (
     MetaData,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -214,11 +215,18 @@ class Condition(Base):
     """What a prompt was run under, such as site=head; the empty condition has no values."""
 
     __tablename__ = "conditions"
-    __table_args__ = _table(UniqueConstraint("content_hash"))
+    __table_args__ = _table(
+        UniqueConstraint("content_hash"),
+        CheckConstraint("controls_id <> id", name="control_is_another"),
+    )
 
     id: Mapped[Id]
     content_hash: Mapped[str]
     label: Mapped[str] = mapped_column(doc="name=value, joined by commas")
+    controls_id: Mapped[int | None] = mapped_column(
+        ForeignKey("conditions.id"),
+        doc="The condition that this one, with `control`, is held against",
+    )
 
 
 class ConditionValue(Base):
@@ -248,6 +256,10 @@ class Run(Base):
         ),
         CheckConstraint("status <> 'running' OR pid IS NOT NULL", name="process_is_known"),
         CheckConstraint("git_dirty IN (0, 1)", name="git_dirty_is_0_or_1"),
+        CheckConstraint("batch_size > 0 AND memory_bytes > 0", name="sizes_are_positive"),
+        CheckConstraint(
+            "seconds >= 0 AND peak_memory_bytes >= 0 AND hook_fires >= 0", name="costs_are_counts"
+        ),
     )
 
     id: Mapped[Id]
@@ -275,6 +287,8 @@ class Run(Base):
     seconds: Mapped[float | None] = mapped_column(doc="Time spent computing, over all resumes")
     peak_memory_bytes: Mapped[BigInt | None]
     hook_fires: Mapped[BigInt | None] = mapped_column(doc="How often hooks ran, over all resumes")
+    memory_bytes: Mapped[BigInt | None] = mapped_column(doc="The budget of its sweeps")
+    rerun_of: Mapped[str | None] = mapped_column(doc="The uid of the run that it repeats")
 
 
 class RunParam(Base):
@@ -334,6 +348,24 @@ class RunEvent(Base):
     message: Mapped[str]
 
 
+class RunWorker(Base):
+    """A process that shares the run's trials with others; a run of one process has none."""
+
+    __tablename__ = "run_workers"
+    __table_args__ = _table(
+        CheckConstraint("worker >= 0 AND pid > 0", name="worker_counts_from_0"), clustered=True
+    )
+
+    run_id: Mapped[RunKey]
+    worker: Mapped[Key] = mapped_column(doc="0, 1, 2, … within the run")
+    host: Mapped[str]
+    pid: Mapped[int]
+    device: Mapped[str]
+    started_at: Mapped[str]
+    heartbeat_at: Mapped[str] = mapped_column(doc="The last sign of life")
+    finished_at: Mapped[str | None] = mapped_column(doc="NULL while it works, or if it died")
+
+
 class Trial(Base):
     """One prompt under one condition: the unit that commits, resumes and pairs."""
 
@@ -343,6 +375,7 @@ class Trial(Base):
         _is_one_of("status", "pending", "done", "failed"),
         CheckConstraint("trial >= 0", name="trial_counts_from_0"),
         CheckConstraint("status = 'pending' OR finished_at IS NOT NULL", name="end_is_known"),
+        ForeignKeyConstraint(["run_id", "worker"], ["run_workers.run_id", "run_workers.worker"]),
         clustered=True,
     )
 
@@ -353,6 +386,7 @@ class Trial(Base):
     status: Mapped[str] = mapped_column(doc="pending, done or failed")
     error: Mapped[str | None]
     finished_at: Mapped[str | None]
+    worker: Mapped[int | None] = mapped_column(doc="Who has claimed or done it; NULL for anybody")
 
 
 def _of_trial(*constraints: Any) -> tuple[Any, ...]:
@@ -368,11 +402,17 @@ def _at_least(**least: int) -> CheckConstraint:
     return CheckConstraint(bounds, name="place_is_valid")
 
 
+def _is_number(column: str) -> CheckConstraint:
+    """No NaN, which SQLite takes for NULL and refuses by itself."""
+    check = CheckConstraint(f"{column} <> 'NaN'", name=f"{column}_is_a_number")
+    return check.ddl_if(dialect="postgresql")
+
+
 class LayerResult(Base):
     """One number. -1 stands for no layer, no head or no position; the view shows NULL."""
 
     __tablename__ = "layer_results"
-    __table_args__ = _of_trial(_at_least(layer=-1, head=-1, position=-1))
+    __table_args__ = _of_trial(_at_least(layer=-1, head=-1, position=-1), _is_number("value"))
 
     run_id: Mapped[Key]
     metric_id: Mapped[int] = mapped_column(ForeignKey("metrics.id"), primary_key=True)
@@ -387,7 +427,7 @@ class TokenPrediction(Base):
     """One of the most probable next tokens at a layer and position; rank 0 is the first."""
 
     __tablename__ = "token_predictions"
-    __table_args__ = _of_trial(_at_least(layer=-1, position=0, rank=0))
+    __table_args__ = _of_trial(_at_least(layer=-1, position=0, rank=0), _is_number("logprob"))
 
     run_id: Mapped[Key]
     trial: Mapped[Key]
@@ -415,7 +455,7 @@ class Generation(Base):
     """A text that the model continued."""
 
     __tablename__ = "generations"
-    __table_args__ = _of_trial()
+    __table_args__ = _of_trial(_at_least(sample=0))
 
     run_id: Mapped[Key]
     trial: Mapped[Key]
@@ -425,7 +465,7 @@ class Generation(Base):
 
 
 class Artifact(Base):
-    """A file kept beside the database under its hash."""
+    """Named arrays in a file beside the database, which is called by its hash."""
 
     __tablename__ = "artifacts"
     __table_args__ = _table(
@@ -433,14 +473,53 @@ class Artifact(Base):
             ["run_id", "trial"], ["trials.run_id", "trials.trial"], ondelete=CASCADE
         ),
         UniqueConstraint("run_id", "trial", "name"),
+        # For the line above two NULLs are different trials.
+        Index(
+            "uq_artifacts_run_id_name",
+            *("run_id", "name"),
+            unique=True,
+            sqlite_where=text("trial IS NULL"),
+            postgresql_where=text("trial IS NULL"),
+        ),
         Index(None, "sha256"),
         CheckConstraint("bytes >= 0", name="bytes_count"),
+        CheckConstraint("length(sha256) = 64", name="sha256_is_whole"),
     )
 
     id: Mapped[Id]
     run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete=CASCADE))
     trial: Mapped[int | None] = mapped_column(doc="NULL if it belongs to the whole run")
     name: Mapped[str]
-    kind: Mapped[str]
-    sha256: Mapped[str]
+    kind: Mapped[str] = mapped_column(doc="Such as vector, activations, pattern, lens")
+    sha256: Mapped[str] = mapped_column(doc="Of the file")
     bytes: Mapped[BigInt]
+
+
+class Claim(Base):
+    """What somebody says the runs show."""
+
+    __tablename__ = "claims"
+    __table_args__ = _table(
+        UniqueConstraint("uid"), _is_one_of("status", "supported", "refuted", "open")
+    )
+
+    id: Mapped[Id]
+    uid: Mapped[str] = mapped_column(doc="The claim's name, the same in every database")
+    text: Mapped[str]
+    status: Mapped[str] = mapped_column(doc="supported, refuted or open")
+    note: Mapped[str | None]
+    created_at: Mapped[str]
+    updated_at: Mapped[str]
+
+
+class ClaimRun(Base):
+    """A run that speaks for or against a claim."""
+
+    __tablename__ = "claim_runs"
+    __table_args__ = _table(Index(None, "run_id"), clustered=True)
+
+    claim_id: Mapped[int] = mapped_column(
+        ForeignKey("claims.id", ondelete=CASCADE), primary_key=True
+    )
+    run_id: Mapped[RunKey]
+    note: Mapped[str | None] = mapped_column(doc="What in the run")

@@ -21,7 +21,7 @@ RESULTS = """
 SELECT r.uid AS run, e.name AS experiment, m.label AS model, p.text AS prompt,
   c.label AS condition, k.name AS metric, NULLIF(v.layer, -1) AS layer,
   NULLIF(v.head, -1) AS head, NULLIF(v.position, -1) AS position, v.value,
-  v.trial, p.label, p.answer
+  v.trial, p.label, p.answer, o.label AS controls
 FROM layer_results AS v
 JOIN runs AS r ON r.id = v.run_id
 JOIN experiments AS e ON e.id = r.experiment_id
@@ -30,6 +30,7 @@ JOIN trials AS t ON t.run_id = v.run_id AND t.trial = v.trial
 JOIN prompts AS p ON p.id = t.prompt_id
 JOIN conditions AS c ON c.id = t.condition_id
 JOIN metrics AS k ON k.id = v.metric_id
+LEFT JOIN conditions AS o ON o.id = c.controls_id
 WHERE r.deleted_at IS NULL
 """
 

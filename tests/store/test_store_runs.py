@@ -58,11 +58,12 @@ def failed(trial: int) -> FinishedTrial:
 
 
 def test_a_run_comes_back_as_it_was_filed(store: Store) -> None:
-    spec = make_spec(conditions=[{}, {"site": "head", "layer": "3"}])
+    conditions = [{}, {"site": "head", "layer": "3"}]
+    spec = make_spec(conditions=conditions, memory_bytes=1 << 34, rerun_of="0123456789ab")
     uid = create_run(store, spec)
     run = load_run(store, uid)
     shared = set(RunSpec.__slots__) - {"environment"}
-    assert len(shared) == 13
+    assert len(shared) == 15
     for name in shared:
         assert getattr(run, name) == getattr(spec, name), name
     assert run.prompts.content_hash == spec.prompts.content_hash
@@ -426,6 +427,23 @@ def test_large_prompt_sets_and_many_prompts_of_the_same_text(store: Store) -> No
     same_text = tuple(replace(prompt, text="The capital is") for prompt in prompts.prompts)
     uid = create_run(store, make_spec(prompts=replace(prompts, prompts=same_text)))
     assert load_run(store, uid).prompts.prompts == same_text
+
+
+def test_a_control_knows_what_it_controls(store: Store) -> None:
+    # The controlled condition is filed though no trial of the run has it.
+    conditions = [{"site": "head", "control": "random"}, {"control": "zero"}, {"site": "mlp"}]
+    uid = create_run(store, make_spec(conditions=conditions))
+    assert [trial.condition for trial in load_run(store, uid).trials[::4]] == conditions
+    work(store, uid, range(12))
+    assert set(rows(store, "SELECT DISTINCT condition, controls FROM results")) == {
+        ("site=head, control=random", "site=head"),
+        ("control=zero", ""),
+        ("site=mlp", None),
+    }
+    again = write_run(store, make_spec(conditions=[{"control": "random", "site": "head"}]))
+    known = "SELECT DISTINCT controls FROM results WHERE run = :run"
+    assert rows(store, known, run=again) == [("site=head",)]
+    assert info(store)["rows"]["conditions"] == 5
 
 
 def test_a_metric_without_values_is_still_declared(store: Store) -> None:

@@ -31,7 +31,8 @@ def schema_of(path: Path) -> dict[str, str]:
 
 
 def normal(sql: str) -> str:
-    sql = " ".join(sql.split())
+    # A table that was renamed has its name in quotes.
+    sql = " ".join(sql.replace('"', "").split())
     table = re.fullmatch(r"(CREATE TABLE \w+) \( (.*) \)(.*)", sql)
     if table is None:
         return sql
@@ -73,9 +74,19 @@ def test_every_table_is_strict_and_every_constraint_has_its_name(store: Store, d
         ("UPDATE layer_results SET layer = -2", "ck_layer_results_place_is_valid"),
         ("UPDATE layer_results SET value = NULL", "NOT NULL"),
         ("UPDATE layer_results SET trial = 77 WHERE trial = 0", "FOREIGN KEY"),
+        ("UPDATE runs SET memory_bytes = 0", "ck_runs_sizes_are_positive"),
+        ("UPDATE runs SET seconds = -1", "ck_runs_costs_are_counts"),
+        ("UPDATE conditions SET controls_id = id", "ck_conditions_control_is_another"),
+        ("UPDATE trials SET worker = 0", "FOREIGN KEY"),
+        ("UPDATE generations SET sample = -1", "ck_generations_place_is_valid"),
+        ("INSERT INTO artifacts (run_id, name, kind, sha256, bytes) "
+         "VALUES (1, 'a', 'vector', 'abc', 1)", "ck_artifacts_sha256_is_whole"),
+        ("INSERT INTO artifacts (run_id, name, kind, sha256, bytes) SELECT 1, 'a', 'vector', "
+         "code_hash, 1 FROM (SELECT code_hash FROM runs UNION ALL SELECT code_hash FROM runs)",
+         "UNIQUE"),
         ("UPDATE token_predictions SET rank = -1", "ck_token_predictions_place_is_valid"),
-        ("INSERT INTO trials SELECT run_id, 50, prompt_id, condition_id, 'pending', NULL, NULL "
-         "FROM trials WHERE trial = 0", "UNIQUE"),
+        ("INSERT INTO trials SELECT run_id, 50, prompt_id, condition_id, 'pending', NULL, NULL, "
+         "NULL FROM trials WHERE trial = 0", "UNIQUE"),
         ("DELETE FROM models", "FOREIGN KEY"),
     ],
 )  # fmt: skip
@@ -111,9 +122,9 @@ def test_the_first_revision_goes_back_to_nothing(store: Store, db: Path) -> None
     assert schema_of(db) == {}
 
 
-SECOND = """
+NEXT = """
 from alembic import op
-revision, down_revision, branch_labels, depends_on = "r0002", "r0001", None, None
+revision, down_revision, branch_labels, depends_on = "r0003", "r0002", None, None
 
 def upgrade() -> None:
     op.execute("ALTER TABLE runs ADD COLUMN mood TEXT")
@@ -122,12 +133,12 @@ def upgrade() -> None:
 
 
 @pytest.fixture
-def with_second_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def with_another_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """As if this mlux knew one more revision, whose file is returned."""
     folder = Path(shutil.copytree(schema.migrations_folder(), tmp_path / "later 100%"))
     monkeypatch.setattr(schema, "migrations_folder", lambda: folder)
-    monkeypatch.setattr(session, "HEAD", "r0002")
-    return folder / "versions" / "r0002_second.py"
+    monkeypatch.setattr(session, "HEAD", "r0003")
+    return folder / "versions" / "r0003_another.py"
 
 
 def test_an_upgrade_keeps_the_data_and_a_backup_of_before(
@@ -135,15 +146,15 @@ def test_an_upgrade_keeps_the_data_and_a_backup_of_before(
 ) -> None:
     with Store.open(db, write=True) as store:
         uid = write_run(store)
-    request.getfixturevalue("with_second_revision").write_text(SECOND.format(then=""))
+    request.getfixturevalue("with_another_revision").write_text(NEXT.format(then=""))
 
-    with pytest.raises(StoreError, match=r"at revision r0001; this mlux needs r0002.*db upgrade"):
+    with pytest.raises(StoreError, match=r"at revision r0002; this mlux needs r0003.*db upgrade"):
         Store.open(db)
     with Store.open(db, write=True) as store, store.reading() as connection:
         rows = connection.exec_driver_sql("SELECT uid, mood FROM runs").fetchall()
     assert rows == [(uid, None)]
 
-    backup = db.with_name("mlux.db.backup-r0001")
+    backup = db.with_name("mlux.db.backup-r0002")
     assert "mood" not in schema_of(backup)["runs"]
     with closing(sqlite3.connect(backup)) as connection:
         assert connection.execute("SELECT uid FROM runs").fetchall() == [(uid,)]
@@ -154,8 +165,8 @@ def test_an_upgrade_that_fails_changes_nothing(db: Path, request: pytest.Fixture
     with Store.open(db, write=True) as store:
         write_run(store)
     before = schema_of(db)
-    broken = SECOND.format(then="raise RuntimeError('half way')")
-    request.getfixturevalue("with_second_revision").write_text(broken)
+    broken = NEXT.format(then="raise RuntimeError('half way')")
+    request.getfixturevalue("with_another_revision").write_text(broken)
     with pytest.raises(RuntimeError, match="half way"):
         Store.open(db, write=True)
     assert schema_of(db) == before
@@ -167,8 +178,8 @@ def test_an_upgrade_that_breaks_a_reference_changes_nothing(
     with Store.open(db, write=True) as store:
         write_run(store)
     before = schema_of(db)
-    broken = SECOND.format(then='op.execute("DELETE FROM models")')
-    request.getfixturevalue("with_second_revision").write_text(broken)
+    broken = NEXT.format(then='op.execute("DELETE FROM models")')
+    request.getfixturevalue("with_another_revision").write_text(broken)
     with pytest.raises(StoreError, match="row of runs refers to nothing in models"):
         Store.open(db, write=True)
     assert schema_of(db) == before
