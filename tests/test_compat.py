@@ -38,6 +38,8 @@ DOCUMENTED = (
     "mlux.engine.prefilled", "mlux.registry", "mlux.runner", "mlux.methods.lens",
     "mlux.methods.patching", "mlux.methods.sweeps", "mlux.methods.induction",
     "mlux.methods.ablation",
+    "mlux.prompts.few_shot",
+    "mlux.prompts.tasks",
 )  # fmt: skip
 METHODS = [importlib.import_module(name) for name in DOCUMENTED if ".methods." in name]
 PUBLIC = [

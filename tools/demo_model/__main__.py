@@ -2,7 +2,7 @@
 
 python -m tools.demo_model                   train, export, evaluate, card, prompt sets
 python -m tools.demo_model --only evaluate   measure the shipped model again
-python -m tools.demo_model --only prompts    write the prompt sets again
+python -m tools.demo_model --only prompts    write the prompt sets and tasks again
 """
 
 import argparse
@@ -20,12 +20,14 @@ def main(arguments: list[str]) -> int:
     from tools.demo_model import pipeline
     from tools.demo_model.evaluate import evaluate
     from tools.demo_model.optimizer import Schedule
-    from tools.demo_model.prompt_sets import write_prompt_sets
+    from tools.demo_model.prompt_sets import write_prompt_sets, write_tasks
     from tools.demo_model.train import TrainingConfig
     from tools.demo_model.world import load_world
 
     if options.only == "prompts":
-        write_prompt_sets(load_world(options.world_seed), options.output / "prompts")
+        world = load_world(options.world_seed)
+        write_prompt_sets(world, options.output / "prompts")
+        write_tasks(world, options.output / "tasks.json")
         return 0
     if options.only == "evaluate":
         figures = evaluate(load_world(options.world_seed), options.output / "model")

@@ -9,7 +9,7 @@ from tools.demo_model.card import Training, write_card
 from tools.demo_model.evaluate import Figure, evaluate
 from tools.demo_model.export import export
 from tools.demo_model.network import Params, Shape
-from tools.demo_model.prompt_sets import write_prompt_sets
+from tools.demo_model.prompt_sets import write_prompt_sets, write_tasks
 from tools.demo_model.pruning import redundant_heads, silence
 from tools.demo_model.tokenizer import vocabulary
 from tools.demo_model.train import TrainingConfig, train
@@ -58,6 +58,7 @@ def finish(
     if reached or job.force:
         export(params, words, shape, job.output / "model")
         write_prompt_sets(world, job.output / "prompts")
+        write_tasks(world, job.output / "tasks.json")
         write_card(job.output / "MODEL_CARD.md", world, shape, training, figures)
     return reached
 

@@ -1,4 +1,4 @@
-"""Write the prompt sets that ship with mlux: held-out items, one JSON object a line."""
+"""Write the prompt sets and tasks that ship with mlux; the sets are of held-out items."""
 
 import json
 import random
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tools.demo_model import items, sentence_items
 from tools.demo_model.items import Item
-from tools.demo_model.world import World
+from tools.demo_model.world import Pair, World
 
 DESCRIPTIONS = {
     "facts": "Statements of one fact up to the answer: 'the capital of france is'",
@@ -57,3 +57,23 @@ def write_prompt_sets(world: World, folder: Path, seed: int = 0) -> None:
         index[name] = {"description": DESCRIPTIONS[name], "roles": roles}
     text = json.dumps(index, indent=2, ensure_ascii=False)
     (folder / "index.json").write_text(text + "\n", encoding="utf-8")
+
+
+def build_tasks(world: World) -> dict[str, dict[str, list[Pair]]]:
+    """The pairs of every relation: those of few-shot training text, and those held out of it."""
+    return {
+        name: {
+            "train": world.few_shot_pairs(name, held_out=False),
+            "held_out": world.few_shot_pairs(name, held_out=True),
+        }
+        for name in world.relations
+    }
+
+
+def write_tasks(world: World, path: Path) -> None:
+    """Write the tasks as JSON, one relation a line."""
+    lines = (
+        f"  {json.dumps(name)}: {json.dumps(pairs, ensure_ascii=False)}"
+        for name, pairs in build_tasks(world).items()
+    )
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")

@@ -1,0 +1,25 @@
+"""Prompts with roles: shipped sets, files of a user's own, and generators for any model.
+
+A prompt names its parts by role (clean text, corrupted text, answer, wrong answer, subject,
+label), so that one set serves every experiment. An answer is a continuation: it is joined to the
+text by one space unless one of the two brings white space of its own.
+"""
+
+from mlux.prompts.few_shot import in_context
+from mlux.prompts.files import SUFFIXES, load, shipped
+from mlux.prompts.tasks import Pair, Task, demo_tasks, load_tasks
+from mlux.prompts.values import TEMPLATES, Prompt, PromptSet
+
+__all__ = [
+    "SUFFIXES",
+    "TEMPLATES",
+    "Pair",
+    "Prompt",
+    "PromptSet",
+    "Task",
+    "demo_tasks",
+    "in_context",
+    "load",
+    "load_tasks",
+    "shipped",
+]
