@@ -5,14 +5,68 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
+import postgres_server
 import pytest
+from postgres_server import Postgres
 
 import mlux.engine  # noqa: F401 # before any test imports MLX, which binds its BLAS at once
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
+NewLocation = Callable[[str], str]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out the tests on PostgreSQL, if a person said MLUX_TEST_POSTGRES=0."""
+    if postgres_server.WANTED:
+        return
+
+    def on_postgres(item: pytest.Item) -> bool:
+        given = getattr(item, "callspec", None)
+        asked = getattr(item, "fixturenames", ())
+        return "postgres" in asked or (given is not None and "postgresql" in given.params.values())
+
+    config.hook.pytest_deselected(items=[item for item in items if on_postgres(item)])
+    items[:] = [item for item in items if not on_postgres(item)]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server; it is started when the first test asks for it."""
+    with postgres_server.serving() as server:
+        yield server
+
+
+@pytest.fixture
+def new_location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NewLocation]:
+    """`new_location("sqlite")` is a path where nothing is yet, `"postgresql"` an empty database."""
+    made: list[str] = []
+    numbers = count()
+
+    def new(backend: str) -> str:
+        if backend == "sqlite":
+            return str(tmp_path / f"notebook_{next(numbers)}.db")
+        made.append(request.getfixturevalue("postgres").new())
+        return made[-1]
+
+    yield new
+    for url in made:
+        request.getfixturevalue("postgres").drop(url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """A test that asks for it runs on both."""
+    return str(request.param)
+
+
+@pytest.fixture
+def db_location(backend: str, new_location: NewLocation) -> str:
+    """Where a test may put its notebook, on SQLite and on PostgreSQL; nothing is there yet."""
+    return new_location(backend)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError
@@ -16,6 +17,9 @@ from mlux.store import sqlite_file
 
 WRITING = "mlux_writing"
 """The execution option of a connection whose transactions take the write lock."""
+
+WRITES: dict[str, Any] = {WRITING: True, "postgresql_readonly": False}
+"""What makes a connection one that writes, also of an engine that was made for reading."""
 
 # SQLite's primary code for a wrong statement: that is a bug of ours, not of the file or disk,
 _SQLITE_BUG = 1
@@ -119,4 +123,5 @@ def clear_errors(location: str) -> Iterator[None]:
 
 def _of_server(cause: BaseException | None) -> bool:
     # psycopg's class names; it is an optional dependency and not imported here.
-    return type(cause).__name__ in ("OperationalError", "InsufficientPrivilege", "DiskFull")
+    kinds = {kind.__name__ for kind in type(cause).__mro__}
+    return bool(kinds & {"OperationalError", "InsufficientPrivilege", "ReadOnlySqlTransaction"})

@@ -47,7 +47,7 @@ def show_model(store: Store, name_or_hash: str) -> dict[str, Any]:
             names = [model["label"] for model in models]
             raise UnknownNameError("model with runs", name_or_hash, names, "mlux models list")
         if len(found) > 1:
-            labels = ", ".join(model["label"] for model in found)
+            labels = ", ".join(sorted(model["label"] for model in found))
             raise ModelError(f"{name_or_hash!r} may be any of: {labels}.")
         model = found[0]
         key = model.pop("id")

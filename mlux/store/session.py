@@ -201,7 +201,7 @@ class Store:
     @contextmanager
     def _locked(self, *, impatient: bool = False) -> Iterator[sa.Connection]:
         with backends.clear_errors(self.location), self.engine.connect() as connection:
-            connection = connection.execution_options(**{backends.WRITING: True})
+            connection = connection.execution_options(**backends.WRITES)
             driver: Any = connection.connection.driver_connection
             if impatient:
                 driver.executescript("PRAGMA query_only = OFF; PRAGMA busy_timeout = 500")

@@ -1,14 +1,13 @@
 """Answering a person's own SQL without letting it change anything.
 
 On SQLite four walls stand behind each other: the file is opened read-only, `query_only` is on, an
-authorizer allows nothing but reading, and a progress handler ends what takes too long.
+authorizer allows nothing but reading, and a progress handler ends what takes too long. Those of
+PostgreSQL are in `sql_postgres`.
 """
 
 import sqlite3
 import time
 from typing import Any
-
-import sqlalchemy as sa
 
 from mlux.errors import StoreError
 from mlux.store import sqlite_file
@@ -29,6 +28,7 @@ _STEPS = 100_000
 # One call of a function may fill a cell without any such look; no text that mlux stores is longer.
 _CELL_BYTES = 50_000_000
 _DAY = 86_400
+_DOES_MORE = "mlux sql only reads; the statement would do more. Begin with SELECT."
 
 
 def query(store: Store, sql: str, *, max_rows: int | None = None, seconds: float = 30) -> Table:
@@ -50,6 +50,8 @@ def query(store: Store, sql: str, *, max_rows: int | None = None, seconds: float
         raise StoreError("The SQL is empty. Try: SELECT * FROM run_overview")
     if not 0 < seconds <= _DAY:  # nan is neither
         raise StoreError(f"Cannot stop after {seconds:g} seconds; give more than 0, up to {_DAY}.")
+    if "\0" in sql:
+        raise StoreError("SQL: the query contains a null character.")
     mark_crashed(store)
     if store.path is None:
         return _query_postgres(store, sql, max_rows, seconds)
@@ -92,25 +94,33 @@ def _query_sqlite(
 
 def _reason(error: Exception, refused: list[str], seconds: float) -> str:
     if refused:
-        return "mlux sql only reads; the statement would do more. Begin with SELECT."
+        return _DOES_MORE
     too_long = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT
-    if too_long or type(error).__name__ == "QueryCanceled":
+    if too_long:
         return f"The SQL took longer than {seconds:g} seconds and was stopped."
     return f"SQL: {' '.join(str(error).split()).rstrip('.')}."
 
 
 def _query_postgres(store: Store, sql: str, max_rows: int | None, seconds: float) -> Table:
+    # Not needed on SQLite, as is all that it imports.
+    from mlux.store import sql_postgres
+
     with store.reading() as connection:
-        connection.execute(sa.text("SET TRANSACTION READ ONLY"))
-        connection.execute(sa.text(f"SET LOCAL statement_timeout = {max(1, int(seconds * 1000))}"))
-        driver: Any = connection.connection.driver_connection
-        with driver.cursor() as cursor:
-            try:
-                # A prepared statement is one statement: no COMMIT can be put before a DELETE.
-                cursor.execute(sql, prepare=True)
-                if cursor.description is None:
-                    raise StoreError("mlux sql only reads; begin with SELECT.")
-                rows = cursor.fetchall() if max_rows is None else cursor.fetchmany(max_rows)
-            except connection.dialect.loaded_dbapi.Error as error:
-                raise StoreError(_reason(error, [], seconds)) from error
-            return [column.name for column in cursor.description], rows
+        try:
+            return sql_postgres.run(connection, sql, max_rows, seconds)
+        except (connection.dialect.loaded_dbapi.Error, UnicodeEncodeError) as error:
+            raise StoreError(_server_reason(error, sql, seconds)) from error
+
+
+def _server_reason(error: Exception, sql: str, seconds: float) -> str:
+    kind = type(error).__name__
+    if kind == "QueryCanceled":
+        return f"The SQL took longer than {seconds:g} seconds and was stopped."
+    if kind in ("FeatureNotSupported", "InvalidCursorDefinition", "ReadOnlySqlTransaction"):
+        return _DOES_MORE
+    first = next(iter(sql.split()))
+    queries = ("select", "with", "values", "table", "(")
+    if kind == "SyntaxError" and not first.lower().startswith(queries):
+        return f"mlux sql only reads; begin with SELECT, not with {first[:20]}."
+    message, _, _ = str(error).partition("\n")
+    return f"SQL: {' '.join(message.split()).rstrip('.')}."

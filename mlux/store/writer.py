@@ -309,12 +309,15 @@ _MARK = sa.text(
     "UPDATE trials SET status = :status, error = :error, finished_at = :at "
     "WHERE run_id = :run AND trial = :trial AND status <> 'done'"
 )
+# Cast, because PostgreSQL has to know the type of what may be NULL.
 _FINISH = """
 UPDATE runs SET status = :status, error = :error, finished_at = :at,
   peak_memory_bytes = CASE WHEN :peak > coalesce(peak_memory_bytes, -1) THEN :peak
     ELSE peak_memory_bytes END,
-  hook_fires = CASE WHEN :fires IS NULL THEN hook_fires ELSE coalesce(hook_fires, 0) + :fires END,
-  seconds = CASE WHEN :seconds IS NULL THEN seconds ELSE coalesce(seconds, 0) + :seconds END
+  hook_fires = CASE WHEN CAST(:fires AS BIGINT) IS NULL THEN hook_fires
+    ELSE coalesce(hook_fires, 0) + :fires END,
+  seconds = CASE WHEN CAST(:seconds AS DOUBLE PRECISION) IS NULL THEN seconds
+    ELSE coalesce(seconds, 0) + :seconds END
 WHERE id = :run
 """
 

@@ -1,11 +1,42 @@
-"""A fresh notebook for each test; `synthetic`, beside this folder, fills it."""
+"""A fresh notebook for each test, on both backends; `synthetic`, beside this folder, fills it."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from postgres_server import Postgres, name_of
 
 from mlux.store import Store
+
+
+@pytest.fixture(scope="session")
+def empty_postgres(postgres: Postgres) -> str:
+    """The name of a database with the schema and nothing in it, to be copied."""
+    url = postgres.new()
+    Store.open(url, write=True).close()
+    return name_of(url)
+
+
+@pytest.fixture(scope="session")
+def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a file."""
+    path = tmp_path_factory.mktemp("empty") / "empty.db"
+    Store.open(path, write=True).close()
+    return path
+
+
+@pytest.fixture
+def location(backend: str, db: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where an empty notebook of the newest schema is, on SQLite and on PostgreSQL."""
+    if backend == "sqlite":
+        yield str(shutil.copy(request.getfixturevalue("empty_sqlite"), db))
+        return
+    template = request.getfixturevalue("empty_postgres")
+    server: Postgres = request.getfixturevalue("postgres")
+    url = server.new(template)
+    yield url
+    server.drop(url)
 
 
 @pytest.fixture
@@ -15,7 +46,15 @@ def db(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(db: Path) -> Iterator[Store]:
-    """An empty notebook, open for writing."""
+def store(location: str) -> Iterator[Store]:
+    """An empty notebook, open for writing, on SQLite and on PostgreSQL."""
+    with Store.open(location, write=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def sqlite_store(db: Path, empty_sqlite: Path) -> Iterator[Store]:
+    """The same in the file `db`, for what only SQLite has."""
+    shutil.copy(empty_sqlite, db)
     with Store.open(db, write=True) as opened:
         yield opened

@@ -42,7 +42,9 @@ def normal(sql: str) -> str:
     return " | ".join([table[1], *columns, *constraints, table[3].strip()])
 
 
-def test_the_migrated_schema_is_that_of_the_tables(store: Store, db: Path, tmp_path: Path) -> None:
+def test_the_migrated_schema_is_that_of_the_tables(
+    sqlite_store: Store, db: Path, tmp_path: Path
+) -> None:
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'tables.db'}")
     Base.metadata.create_all(engine)
     with engine.begin() as connection:
@@ -52,7 +54,9 @@ def test_the_migrated_schema_is_that_of_the_tables(store: Store, db: Path, tmp_p
     assert schema_of(db) == schema_of(tmp_path / "tables.db")
 
 
-def test_every_table_is_strict_and_every_constraint_has_its_name(store: Store, db: Path) -> None:
+def test_every_table_is_strict_and_every_constraint_has_its_name(
+    sqlite_store: Store, db: Path
+) -> None:
     tables = {name: sql for name, sql in schema_of(db).items() if sql.startswith("CREATE TABLE")}
     assert set(tables) == set(Base.metadata.tables)
     for name, sql in tables.items():
@@ -66,13 +70,13 @@ def test_every_table_is_strict_and_every_constraint_has_its_name(store: Store, d
 @pytest.mark.parametrize(
     ("statement", "complaint"),
     [
-        ("UPDATE runs SET seed = 'many'", "cannot store TEXT value in INTEGER column"),
+        ("UPDATE runs SET seed = 'many'", "cannot store TEXT|invalid input syntax"),
         ("UPDATE runs SET model_id = 99", "FOREIGN KEY"),
         ("UPDATE runs SET status = 'finished'", "ck_runs_status_is_known"),
         ("UPDATE runs SET finished_at = NULL", "ck_runs_end_is_known"),
         ("UPDATE trials SET status = 'won'", "ck_trials_status_is_known"),
         ("UPDATE layer_results SET layer = -2", "ck_layer_results_place_is_valid"),
-        ("UPDATE layer_results SET value = NULL", "NOT NULL"),
+        ("UPDATE layer_results SET value = NULL", "NOT NULL|not-null"),
         ("UPDATE layer_results SET trial = 77 WHERE trial = 0", "FOREIGN KEY"),
         ("UPDATE runs SET memory_bytes = 0", "ck_runs_sizes_are_positive"),
         ("UPDATE runs SET seconds = -1", "ck_runs_costs_are_counts"),
@@ -82,7 +86,7 @@ def test_every_table_is_strict_and_every_constraint_has_its_name(store: Store, d
         ("INSERT INTO artifacts (run_id, name, kind, sha256, bytes) "
          "VALUES (1, 'a', 'vector', 'abc', 1)", "ck_artifacts_sha256_is_whole"),
         ("INSERT INTO artifacts (run_id, name, kind, sha256, bytes) SELECT 1, 'a', 'vector', "
-         "code_hash, 1 FROM (SELECT code_hash FROM runs UNION ALL SELECT code_hash FROM runs)",
+         "code_hash, 1 FROM (SELECT code_hash FROM runs UNION ALL SELECT code_hash FROM runs) AS x",
          "UNIQUE"),
         ("UPDATE token_predictions SET rank = -1", "ck_token_predictions_place_is_valid"),
         ("INSERT INTO trials SELECT run_id, 50, prompt_id, condition_id, 'pending', NULL, NULL, "
@@ -92,7 +96,8 @@ def test_every_table_is_strict_and_every_constraint_has_its_name(store: Store, d
 )  # fmt: skip
 def test_nonsense_is_refused(store: Store, statement: str, complaint: str) -> None:
     write_run(store)
-    with pytest.raises(sa.exc.IntegrityError, match=complaint), store.writing() as connection:
+    refused = (sa.exc.IntegrityError, sa.exc.DataError)
+    with pytest.raises(refused, match=f"(?i){complaint}"), store.writing() as connection:
         connection.exec_driver_sql(statement)
 
 
@@ -113,13 +118,16 @@ def test_deleting_a_run_deletes_what_is_its_own_and_nothing_else(store: Store) -
     assert [run["run"] for run in list_runs(store)] == [kept]
 
 
-def test_the_first_revision_goes_back_to_nothing(store: Store, db: Path) -> None:
+def test_the_first_revision_goes_back_to_nothing(store: Store) -> None:
     config = Config()
     config.set_main_option("script_location", str(schema.migrations_folder()))
     with store.migrating() as connection:
         config.attributes["connection"] = connection
         command.downgrade(config, "base")
-    assert schema_of(db) == {}
+    with store.reading() as connection:
+        found = sa.inspect(connection)
+        assert found.get_table_names() == ["alembic_version"]
+        assert found.get_view_names() == []
 
 
 NEXT = """

@@ -14,10 +14,10 @@ from mlux.store import Store, query
 
 FIRST_RIGHT_LAYER = """
 SELECT model, min(layer) AS first_layer
-FROM (SELECT model, layer, avg(value = 0) AS share
+FROM (SELECT model, layer, avg(CASE WHEN value = 0 THEN 1 ELSE 0 END) AS share
       FROM results
       WHERE experiment = 'toy_lens' AND metric = 'answer_rank'
-      GROUP BY model, layer)
+      GROUP BY model, layer) AS shares
 WHERE share >= 0.5
 GROUP BY model
 """
@@ -27,10 +27,9 @@ def test_which_layer_first_ranks_the_right_answer_first(store: Store) -> None:
     write_run(store)
     write_run(store, make_spec(model=make_model("other", weights_hash="00")))
     assert len(FIRST_RIGHT_LAYER.strip().splitlines()) <= 8
-    assert query(store, FIRST_RIGHT_LAYER) == (
-        ["model", "first_layer"],
-        [("other", 2), ("toy", 2)],
-    )
+    columns, found = query(store, FIRST_RIGHT_LAYER)
+    assert columns == ["model", "first_layer"]
+    assert sorted(found) == [("other", 2), ("toy", 2)]
     by_prompt = """
     SELECT model, prompt, min(layer) FROM results
     WHERE metric = 'answer_rank' AND value = 0 GROUP BY model, prompt
@@ -72,14 +71,14 @@ def dump(db: Path) -> list[str]:
     ],
 )
 def test_what_would_write_is_refused(
-    store: Store, db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str
+    sqlite_store: Store, db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_run(store)
+    write_run(sqlite_store)
     files = sorted(path.name for path in tmp_path.iterdir())
     before = dump(db)
     with pytest.raises(StoreError, match="mlux sql only reads"):
-        query(store, statement)
+        query(sqlite_store, statement)
     assert dump(db) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == files
 
@@ -98,15 +97,17 @@ def test_what_would_write_is_refused(
         ("SELECT '\ud800'", "SQL: .*surrogates"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(store: Store, statement: str, complaint: str) -> None:
+def test_what_is_wrong_is_said_in_one_line(
+    sqlite_store: Store, statement: str, complaint: str
+) -> None:
     with pytest.raises(StoreError, match=complaint) as error:
-        query(store, statement)
+        query(sqlite_store, statement)
     assert "\n" not in str(error.value)
     assert not str(error.value).endswith("..")
 
 
 def test_what_takes_too_long_is_stopped(store: Store) -> None:
-    count = "SELECT 1 UNION ALL SELECT i + 1 FROM n"
+    count = "SELECT 1 UNION ALL SELECT i % 7 + 1 FROM n"
     forever = f"WITH RECURSIVE n(i) AS ({count}) SELECT count(*) FROM n"
     with pytest.raises(StoreError, match=r"took longer than 0\.2 seconds and was stopped"):
         query(store, forever, seconds=0.2)
@@ -118,22 +119,22 @@ def test_it_stops_after_some_time_that_there_is(store: Store, seconds: float) ->
         query(store, "SELECT 1", seconds=seconds)
 
 
-def test_a_huge_cell_is_refused(store: Store) -> None:
+def test_a_huge_cell_is_refused(sqlite_store: Store) -> None:
     with pytest.raises(StoreError, match="too big"):
-        query(store, "SELECT hex(zeroblob(40000000))")
+        query(sqlite_store, "SELECT hex(zeroblob(40000000))")
     with suppress(StoreError):  # some versions of SQLite make it NULL
-        _, [[cell]] = query(store, "SELECT printf('%.*c', 300000000, 'x')")
+        _, [[cell]] = query(sqlite_store, "SELECT printf('%.*c', 300000000, 'x')")
         assert cell is None
 
 
 def test_rows_are_limited_on_request(store: Store) -> None:
     write_run(store)
     assert len(query(store, "SELECT * FROM results", max_rows=3)[1]) == 3
-    assert query(store, "SELECT 1 AS one WHERE 0") == (["one"], [])
+    assert query(store, "SELECT 1 AS one WHERE 1 = 0") == (["one"], [])
 
 
-def test_it_reads_what_another_connection_has_just_committed(store: Store, db: Path) -> None:
-    with Store.open(db) as reading:
+def test_it_reads_what_another_connection_has_just_committed(store: Store, location: str) -> None:
+    with Store.open(location) as reading:
         assert query(reading, "SELECT count(*) FROM runs")[1] == [(0,)]
         write_run(store)
         assert query(reading, "SELECT count(*) FROM runs")[1] == [(1,)]
@@ -152,6 +153,6 @@ WORDS = (
 def test_no_text_can_write_or_crash_it(store: Store, text: str) -> None:
     with suppress(StoreError):
         columns, _ = query(store, text, seconds=2)
-        assert columns
+        assert isinstance(columns, list)
     with store.reading() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM experiments").scalar() == 0
