@@ -8,5 +8,15 @@ from mlux.compare.listing import runs
 from mlux.compare.pairing import diff
 from mlux.compare.rows import generations, layer_results, pivot, predictions
 from mlux.compare.selection import GROUPS
+from mlux.compare.tokens import tokens
 
-__all__ = ["GROUPS", "diff", "generations", "layer_results", "pivot", "predictions", "runs"]
+__all__ = [
+    "GROUPS",
+    "diff",
+    "generations",
+    "layer_results",
+    "pivot",
+    "predictions",
+    "runs",
+    "tokens",
+]
