@@ -10,7 +10,10 @@ from mlux.cli.root import COMMANDS, cli
 
 README = Path(__file__).parents[1] / "README.md"
 # These do something instead of reading; what they print is not a result.
-ACTIONS = {"demo", "runs resume", "db upgrade"}
+ACTIONS = {
+    *("demo", "runs resume", "db upgrade", "plot"),
+    *("claim add", "claim edit", "claim delete"),
+}
 
 
 def _walk(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[str, click.Command]]:

@@ -23,6 +23,8 @@ COMMANDS = {
     "run": "Run experiments on models and store every number.",
     "runs": "List, show and resume runs.",
     "compare": "Compare runs side by side, with intervals and tests.",
+    "plot": "Draw runs as PNG, SVG, HTML or JSON.",
+    "claim": "Keep claims and the runs they rest on.",
     "sql": "Ask the database in read-only SQL.",
     "models": "Check models; list and show those that were run.",
     "prompts": "List and show prompt sets.",

@@ -19,6 +19,7 @@ from mlux.cli.output import (
     show_records,
 )
 from mlux.cli.settings import Settings, pass_settings
+from mlux.cli.watch import watch
 
 if TYPE_CHECKING:
     from mlux.store import StoredRun
@@ -34,6 +35,9 @@ def command() -> None:
     A run is named by its id, by the beginning of its id if that is the only such
     run, by `latest`, or by `latest:EXPERIMENT`; `latest~1` is the one before.
     """
+
+
+command.add_command(watch)
 
 
 @command.command(
