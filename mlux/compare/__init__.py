@@ -4,19 +4,31 @@ A run is named by its uid, the start of it, `latest`, `latest:EXPERIMENT`, or an
 `uid`. Names are categoricals, layer, head and position are `Int64` with NA where there is none.
 """
 
+from mlux.compare.curves import dose_response, profile
 from mlux.compare.listing import runs
+from mlux.compare.maps import heatmap
+from mlux.compare.null import controls
+from mlux.compare.options import params_diff
 from mlux.compare.pairing import diff
+from mlux.compare.ranking import agreement, best
 from mlux.compare.rows import generations, layer_results, pivot, predictions
 from mlux.compare.selection import GROUPS
 from mlux.compare.tokens import tokens
 
 __all__ = [
     "GROUPS",
+    "agreement",
+    "best",
+    "controls",
     "diff",
+    "dose_response",
     "generations",
+    "heatmap",
     "layer_results",
+    "params_diff",
     "pivot",
     "predictions",
+    "profile",
     "runs",
     "tokens",
 ]

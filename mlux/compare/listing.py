@@ -37,6 +37,10 @@ def runs(
         `run experiment model prompts status trials done failed created started finished seconds
         seed note error`, then `params.NAME` and `tags.NAME` for each name that occurs. Times are
         in UTC.
+
+    Example:
+        >>> runs("mlux.db.example", experiment="logit_lens")["model"].tolist()
+        ['demo-4bit', 'demo']
     """
     with frames.opened(db) as store:
         listed = reader.list_runs(

@@ -47,6 +47,12 @@ def diff(
     Raises:
         UnknownNameError: If there is no such run, metric or group.
         RunError: If no prompt is in both.
+
+    Example:
+        >>> table = diff("latest:logit_lens~1", "latest:logit_lens", metric="answer_rank",
+        ...              db="mlux.db.example")
+        >>> bool((table["low"] <= table["high"]).all())
+        True
     """
     groups = groups_of(by)
     within = [name for name in groups if name not in ("model", "experiment")]

@@ -24,6 +24,11 @@ def layer_results(runs: Runs, metric: str | None = None, db: Database = None) ->
 
     Raises:
         UnknownNameError: If there is no such run, or the runs have no such metric.
+
+    Example:
+        >>> ranks = layer_results("latest:logit_lens", "answer_rank", db="mlux.db.example")
+        >>> list(ranks.columns[5:])
+        ['metric', 'layer', 'head', 'position', 'value']
     """
     with frames.opened(db) as store, store.reading() as connection:
         keys = frames.run_keys(store, connection, runs)
@@ -55,6 +60,11 @@ def pivot(
 
     Raises:
         UnknownNameError: If there is no such run, metric or group.
+
+    Example:
+        >>> both = ["latest:logit_lens~1", "latest:logit_lens"]
+        >>> pivot(both, metric="answer_rank", db="mlux.db.example").index.name
+        'layer'
     """
     groups = groups_of(by)
     if not groups:
@@ -74,6 +84,11 @@ def predictions(runs: Runs, db: Database = None) -> pd.DataFrame:
 
     Returns:
         `run experiment model prompt condition layer position rank token probability`.
+
+    Example:
+        >>> tokens = predictions("latest:logit_lens", db="mlux.db.example")
+        >>> bool(tokens["probability"].between(0, 1).all())
+        True
     """
     with frames.opened(db) as store, store.reading() as connection:
         keys = frames.run_keys(store, connection, runs)
@@ -93,6 +108,10 @@ def generations(runs: Runs, db: Database = None) -> pd.DataFrame:
 
     Returns:
         `run experiment model prompt condition sample text`.
+
+    Example:
+        >>> len(generations("latest:logit_lens", db="mlux.db.example"))
+        0
     """
     with frames.opened(db) as store, store.reading() as connection:
         keys = frames.run_keys(store, connection, runs)

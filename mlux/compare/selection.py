@@ -8,7 +8,7 @@ GROUPS = ("layer", "head", "position", "prompt", "condition", "model", "experime
 """What results can be grouped by."""
 
 
-def groups_of(by: str | Sequence[str]) -> list[str]:
+def groups_of(by: str | Sequence[str], among: Sequence[str] = GROUPS) -> list[str]:
     """The groups that a person means, each once.
 
     Raises:
@@ -16,6 +16,6 @@ def groups_of(by: str | Sequence[str]) -> list[str]:
     """
     groups = [by] if isinstance(by, str) else list(by)
     for name in groups:
-        if name not in GROUPS:
-            raise UnknownNameError("group", name, GROUPS)
+        if name not in among:
+            raise UnknownNameError("group", name, among)
     return list(dict.fromkeys(groups))

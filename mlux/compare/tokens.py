@@ -19,6 +19,10 @@ def tokens(runs: Runs, *, role: str = "clean", db: Database = None) -> pd.DataFr
 
     Raises:
         UnknownNameError: If there is no such run.
+
+    Example:
+        >>> int(tokens("latest:logit_lens", db="mlux.db.example")["position"].min())
+        0
     """
     with frames.opened(db) as store, store.reading() as connection:
         keys = frames.run_keys(store, connection, runs)

@@ -1,6 +1,5 @@
 """Two samples: every number of `mlux.stats` against SciPy or statsmodels called directly."""
 
-import inspect
 from itertools import product
 
 import numpy as np
@@ -216,10 +215,3 @@ def test_numbers_that_are_not_finite_are_not_tested() -> None:
         assert np.isfinite(found[1])
     assert np.isnan(stats.permutation_p(data, data)[0])
     assert np.isnan(stats.difference_interval(data, data)[0][0])
-
-
-def test_every_public_function_has_an_example() -> None:
-    for name in stats.__all__:
-        thing = getattr(stats, name)
-        if inspect.isfunction(thing):
-            assert ">>>" in (inspect.getdoc(thing) or ""), name

@@ -1,0 +1,180 @@
+"""Where a metric is best, and whether runs agree on it."""
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+
+from mlux.compare.selection import groups_of
+from mlux.compare.units import means, with_identity, with_metric
+from mlux.errors import ParameterError
+from mlux.stats import Floats
+from mlux.store import frames
+from mlux.store.frames import Database, Runs
+
+PLACES = ("layer", "head", "position", "prompt", "condition")
+_AGREEMENT = ("run_a", "run_b", "model_a", "model_b", "metric", "n", "rho", "p")
+
+
+def best(
+    runs: Runs,
+    *,
+    metric: str,
+    by: str | Sequence[str] = ("layer", "head"),
+    top: int = 1,
+    which: Literal["highest", "lowest"] | None = None,
+    db: Database = None,
+) -> pd.DataFrame:
+    """Which layer, head, position, prompt or condition is best by a metric.
+
+    The best of many is partly luck: an estimate that was chosen for being the largest is too large
+    on average. Look at the same place on other prompts before relying on its value.
+
+    Args:
+        runs: A run, or several.
+        metric: The metric.
+        by: What to choose among: any of `layer head position prompt condition`.
+        top: How many of the best to show for each run.
+        which: What is best; by default what the metric itself says.
+        db: The notebook.
+
+    Returns:
+        `run experiment model metric rank`, `by`, `n value`: in the order of runs, best first;
+        `rank` counts from 1, and places of equal value keep their order. `value` is the mean over
+        `n` prompts. `attrs["which"]` is `highest` or `lowest`.
+
+    Raises:
+        UnknownNameError: If there is no such run, metric or group.
+        ParameterError: If neither the metric nor `which` says what is better, or top is no number.
+
+    Example:
+        >>> found = best("latest:induction_heads", metric="prefix_matching_score", top=2,
+        ...              db="mlux.db.example")
+        >>> found["rank"].tolist(), found.attrs["which"]
+        ([1, 2], 'highest')
+    """
+    groups = groups_of(by, among=PLACES)
+    if not groups:
+        raise ParameterError(f"Choose what to choose among: {', '.join(PLACES)}.")
+    _check_top(top)
+    with frames.opened(db) as store, store.reading() as connection:
+        keys = frames.run_keys(store, connection, runs)
+        end = which or better(connection, list(keys.values()), metric)
+        if end not in ("highest", "lowest"):
+            raise ParameterError(
+                f"{metric} has no better end: say which='highest' or which='lowest'."
+            )
+        table = means(connection, keys, metric, ["run", *groups])
+        worst_first = -table["value"] if end == "highest" else table["value"]
+        order = worst_first.groupby(table["run"], observed=True).rank(method="first")
+        table["rank"] = order.astype("int64")
+        table = table[table["rank"] <= top].sort_values(["run", "rank"], ignore_index=True)
+        table = with_identity(connection, table[["run", "rank", *groups, "n", "value"]])
+    table.attrs = {"which": end}
+    return with_metric(table, metric, before="rank")
+
+
+def better(connection: sa.Connection, runs: Sequence[int], metric: str) -> str | None:
+    """`highest` or `lowest`, by what the metric itself says in these runs; None if it does not."""
+    query = sa.text(
+        "SELECT DISTINCT k.better FROM run_metrics AS r JOIN metrics AS k ON k.id = r.metric_id "
+        "WHERE r.run_id IN :runs AND k.name = :metric"
+    ).bindparams(sa.bindparam("runs", expanding=True))
+    found = connection.execute(query, {"runs": list(runs), "metric": metric}).scalars().all()
+    return {"higher": "highest", "lower": "lowest"}.get(found[0]) if len(found) == 1 else None
+
+
+def agreement(
+    runs: Runs,
+    *,
+    metric: str,
+    by: str | Sequence[str] = ("layer", "head"),
+    top: int = 10,
+    db: Database = None,
+) -> pd.DataFrame:
+    """Whether runs rank layers and heads alike.
+
+    Args:
+        runs: Two runs or more.
+        metric: The metric.
+        by: What is ranked: any of `layer head position prompt condition`.
+        top: How many of the highest to hold against each other.
+        db: The notebook.
+
+    Returns:
+        A row for each pair of runs: `run_a run_b model_a model_b metric n rho p top overlap
+        by_chance`, in the order of the runs. `n` places that both have; `rho` Spearman's rank
+        correlation over them, with its p of "no monotone relation" (t distribution; NaN with fewer
+        than three places or if a run has the same value everywhere); `overlap` the share of the
+        `top` highest that are among both runs' highest, `by_chance` what it would be at random.
+
+    Raises:
+        UnknownNameError: If there is no such run, metric or group.
+        ParameterError: If fewer than two runs are given, or top is no number.
+
+    Source:
+        Spearman, "The proof and measurement of association between two things" (1904).
+
+    Example:
+        >>> runs = ["latest:induction_heads~1", "latest:induction_heads"]
+        >>> found = agreement(runs, metric="prefix_matching_score", top=2, db="mlux.db.example")
+        >>> bool(found.loc[0, "rho"] > 0.5)
+        True
+    """
+    groups = groups_of(by, among=PLACES)
+    _check_top(top)
+    with frames.opened(db) as store, store.reading() as connection:
+        keys = frames.run_keys(store, connection, runs)
+        if len(keys) < 2:
+            raise ParameterError("Give two runs or more to see whether they agree.")
+        table = means(connection, keys, metric, ["run", *groups])
+        identity = with_identity(
+            connection, pd.DataFrame({"run": pd.Categorical(list(keys), categories=list(keys))})
+        )
+    model = identity["model"]
+    wide = table.pivot(index=groups, columns="run", values="value").reindex(columns=list(keys))
+    values = wide.to_numpy(dtype=np.float64).T  # [runs, places]
+    rows = [
+        (uids[0], uids[1], model[i], model[j], metric, *_agree(values[i], values[j], top))
+        for (i, j), uids in zip(
+            combinations(range(len(keys)), 2), combinations(keys, 2), strict=True
+        )
+    ]
+    found = pd.DataFrame(rows, columns=[*_AGREEMENT, "top", "overlap", "by_chance"])
+    for names, order in (
+        (("run_a", "run_b"), list(keys)),
+        (("model_a", "model_b"), list(model.cat.categories)),
+        (("metric",), [metric]),
+    ):
+        for name in names:
+            found[name] = pd.Categorical(found[name], categories=order)
+    return found
+
+
+def _agree(a: Floats, b: Floats, top: int) -> tuple[int, float, float, int, float, float]:
+    """n, rho, p, top, overlap and its expectation, of the places that both have."""
+    from scipy.special import stdtr
+    from scipy.stats import rankdata
+
+    both = ~(np.isnan(a) | np.isnan(b))
+    a, b = a[both], b[both]
+    n, top = len(a), min(top, len(a))
+    if not n:
+        return 0, np.nan, np.nan, 0, np.nan, np.nan
+    rank_a, rank_b = rankdata(a), rankdata(b)
+    rho = p = np.nan
+    if n > 2 and np.ptp(rank_a) and np.ptp(rank_b):
+        rho = np.clip(np.corrcoef(rank_a, rank_b)[0, 1], -1.0, 1.0)
+        with np.errstate(divide="ignore"):
+            p = float(2 * stdtr(n - 2, -abs(rho) * np.sqrt((n - 2) / (1 - rho**2))))
+    # Ties at the edge go to the first place, in both runs alike.
+    highest = [set(np.argsort(-values, kind="stable")[:top].tolist()) for values in (a, b)]
+    return n, float(rho), p, top, len(highest[0] & highest[1]) / top, top / n
+
+
+def _check_top(top: int) -> None:
+    if not (isinstance(top, int) and top >= 1):
+        raise ParameterError(f"top is {top!r}; give a number of places, 1 or more.")
