@@ -344,22 +344,9 @@ _MARK = sa.text(
     "WHERE run_id = :run AND trial = :trial AND status <> 'done' "
     "AND coalesce(worker, -1) = :worker"
 )
-_MARK = sa.text(
-    "UPDATE trials SET status = :status, error = :error, finished_at = :at "
-    "WHERE run_id = :run AND trial = :trial AND status <> 'done' "
-    "AND coalesce(worker, -1) = :worker"
-)
 # Cast, because PostgreSQL has to know the type of what may be NULL.
 _COSTS = """
 UPDATE runs SET
-  peak_memory_bytes = CASE WHEN :peak > coalesce(peak_memory_bytes, -1) THEN :peak
-    ELSE peak_memory_bytes END,
-  hook_fires = CASE WHEN CAST(:fires AS BIGINT) IS NULL THEN hook_fires
-    ELSE coalesce(hook_fires, 0) + :fires END,
-  seconds = CASE WHEN CAST(:seconds AS DOUBLE PRECISION) IS NULL THEN seconds
-    ELSE coalesce(seconds, 0) + :seconds END
-WHERE id = :run
-"""
   peak_memory_bytes = CASE WHEN :peak > coalesce(peak_memory_bytes, -1) THEN :peak
     ELSE peak_memory_bytes END,
   hook_fires = CASE WHEN CAST(:fires AS BIGINT) IS NULL THEN hook_fires

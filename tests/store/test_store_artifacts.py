@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from safetensors.numpy import load_file
 from synthetic import make_environment, make_finished, make_spec, token_text
 
@@ -34,11 +35,11 @@ def started(store: Store, **changes: Any) -> tuple[str, RunWriter]:
     return uid, writer
 
 
-def files(db: Path) -> list[Path]:
-    return sorted(p for p in db.with_name(f"{db.name}-artifacts").rglob("*") if p.is_file())
+def files(store: Store) -> list[Path]:
+    return sorted(p for p in artifacts.folder(store).rglob("*") if p.is_file())
 
 
-def test_arrays_come_back_bit_for_bit(store: Store, db: Path) -> None:
+def test_arrays_come_back_bit_for_bit(store: Store, location: str) -> None:
     uid, writer = started(store)
     kinds = ["float16", "float32", "float64", "int8", "int16", "int64", "uint8", "uint32", "bool"]
     rng = np.random.default_rng(0)
@@ -46,7 +47,7 @@ def test_arrays_come_back_bit_for_bit(store: Store, db: Path) -> None:
     arrays |= {"view": arrays["float32"].T[::2], "empty": np.zeros((0, 3)), "one": np.float32(1)}  # type: ignore[dict-item] # a scalar is an array too
     arrays["float64"][0, 0], arrays["float64"][0, 1] = np.nan, np.inf
     writer.put_artifacts([Artifact(name="all", kind="vectors", arrays=arrays)])
-    found = artifacts.load(db, uid, "all")
+    found = artifacts.load(location, uid, "all")
     assert found.keys() == arrays.keys()
     for name, array in arrays.items():
         assert found[name].dtype == array.dtype, name
@@ -54,7 +55,7 @@ def test_arrays_come_back_bit_for_bit(store: Store, db: Path) -> None:
     assert mlux.load_artifact is artifacts.load
 
 
-def test_artifacts_of_runs_and_trials(store: Store, db: Path) -> None:
+def test_artifacts_of_runs_and_trials(store: Store) -> None:
     uid, writer = started(store)
     writer.put_artifacts([VECTOR])
     trials = [FinishedTrial(trial=t, results=[pattern(t % 2)]) for t in range(3)]
@@ -66,49 +67,49 @@ def test_artifacts_of_runs_and_trials(store: Store, db: Path) -> None:
         (2, "pattern"),
     ]
     assert artifacts.load(store, "latest", "pattern", trial=1)["p"].tolist() == [[1] * 3] * 2
-    assert artifacts.load_metadata(db, uid, "direction") == VECTOR.metadata
+    assert artifacts.load_metadata(store, uid, "direction") == VECTOR.metadata
     # Equal content is one file, which any program that knows the format reads.
-    assert len(files(db)) == 3
-    assert all(path.parent.name == path.name[:2] for path in files(db))
-    assert {frozenset(load_file(path)) for path in files(db)} == {
+    assert len(files(store)) == 3
+    assert all(path.parent.name == path.name[:2] for path in files(store))
+    assert {frozenset(load_file(path)) for path in files(store)} == {
         frozenset({"p"}),
         frozenset({"layer.3", "norm"}),
     }
 
 
-def test_equal_content_has_one_hash(store: Store, db: Path) -> None:
+def test_equal_content_has_one_hash(store: Store) -> None:
     home = artifacts.folder(store)
     many = {str(i): str(i) for i in range(20)}
     one = Artifact(name="a", kind="k", arrays={"x": np.ones(2), "y": np.zeros(3)}, metadata=many)
     arrays = dict(reversed(one.arrays.items()))
     other = Artifact(name="b", kind="j", arrays=arrays, metadata=dict(reversed(many.items())))
     assert artifacts.place(home, one).sha256 == artifacts.place(home, other).sha256
-    assert len(files(db)) == 1
+    assert len(files(store)) == 1
 
 
-def test_what_is_not_there_is_said_with_what_is(store: Store, db: Path) -> None:
+def test_what_is_not_there_is_said_with_what_is(store: Store) -> None:
     uid, writer = started(store)
     writer.put_artifacts([VECTOR])
     with pytest.raises(
         UnknownNameError, match=r"artifact of the run named 'directon'\. Did you mean"
     ):
-        artifacts.load(db, uid, "directon")
+        artifacts.load(store, uid, "directon")
     with pytest.raises(UnknownNameError, match=f"artifact of trial 2 .* Run {uid} has none there"):
-        artifacts.load(db, uid, "direction", trial=2)
+        artifacts.load(store, uid, "direction", trial=2)
 
 
-def test_a_file_that_was_lost_or_altered_is_refused(store: Store, db: Path) -> None:
+def test_a_file_that_was_lost_or_altered_is_refused(store: Store) -> None:
     uid, writer = started(store)
     writer.put_artifacts([VECTOR])
-    (path,) = files(db)
+    (path,) = files(store)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(StoreError, match=f"'direction' of run {uid} was altered: .*{path.name}"):
-        artifacts.load(db, uid, "direction")
+        artifacts.load(store, uid, "direction")
     path.unlink()
     with pytest.raises(StoreError, match="has lost its file"):
-        artifacts.load(db, uid, "direction")
+        artifacts.load(store, uid, "direction")
 
 
 def test_a_resumed_run_makes_its_artifacts_again(store: Store) -> None:
@@ -145,39 +146,39 @@ def test_what_the_format_lacks_is_refused(store: Store, array: Any) -> None:
         writer.put_artifacts([Artifact(name="odd", kind="k", arrays={"x": array})])
 
 
-def test_a_file_taken_away_before_its_row_commits_is_put_back(store: Store, db: Path) -> None:
+def test_a_file_taken_away_before_its_row_commits_is_put_back(store: Store) -> None:
     # As `gc` may do between the writing of the file and the transaction of the row.
     uid, _ = started(store)
     home = artifacts.folder(store)
     placed = artifacts.place(home, VECTOR)
-    files(db)[0].unlink()
+    files(store)[0].unlink()
     with store.writing() as connection:
-        artifacts.insert_rows(connection, home, 1, [placed])
+        run = connection.execute(sa.text("SELECT id FROM runs")).scalar_one()
+        artifacts.insert_rows(connection, home, run, [placed])
     assert artifacts.load(store, uid, "direction")["norm"] == 2.5
 
 
-def test_a_disk_that_refuses_is_one_line(store: Store, db: Path) -> None:
+def test_a_disk_that_refuses_is_one_line(store: Store) -> None:
     _, writer = started(store)
-    db.with_name(f"{db.name}-artifacts").write_text("in the way")
-    with pytest.raises(StoreError, match=r"Cannot write artifact 'direction' to .*mlux\.db-artif"):
+    home = artifacts.folder(store)
+    home.write_text("in the way")
+    with pytest.raises(StoreError, match=f"Cannot write artifact 'direction' to {home}: "):
         writer.put_artifacts([VECTOR])
 
 
-def test_writers_at_once_write_one_file(store: Store, db: Path) -> None:
+def test_writers_at_once_write_one_file(store: Store) -> None:
     home = artifacts.folder(store)
     threads = [threading.Thread(target=artifacts.place, args=(home, VECTOR)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(files(db)) == 1
+    assert len(files(store)) == 1
 
 
 def test_a_server_has_its_folder_where_it_is_told(
-    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import sqlalchemy as sa
-
     engine = sa.create_engine("sqlite://")
     monkeypatch.setattr(engine, "url", sa.make_url("postgresql+psycopg://me@lab.example/probes"))
     server = Store("postgresql+psycopg://me@lab.example/probes", None, engine, writable=True)

@@ -146,18 +146,17 @@ def test_who_does_not_share_is_alone(store: Store, other: "subprocess.Popen[byte
         RunWriter(store, shared, token_text).start(make_environment())
 
 
-def test_processes_at_once_do_every_trial_once(db: Path) -> None:
+def test_processes_at_once_do_every_trial_once(store: Store, location: str) -> None:
     n = 60
-    with Store.open(db, write=True) as store:
-        uid = create_run(store, make_spec(n_prompts=n))
-        command = [sys.executable, str(WORKING), str(db), uid]
-        started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-        done = [int(trial) for p in started for trial in p.communicate()[0].split()]
-        assert [process.returncode for process in started] == [0, 0, 0]
-        assert sorted(done) == list(range(n))
-        run = load_run(store, uid)
-        assert (run.status, run.counts["done"]) == ("done", n)
-        assert sum(count for *_, count in workers(store)) == n
+    uid = create_run(store, make_spec(n_prompts=n))
+    command = [sys.executable, str(WORKING), location, uid]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    done = [int(trial) for p in started for trial in p.communicate()[0].split()]
+    assert [process.returncode for process in started] == [0, 0, 0]
+    assert sorted(done) == list(range(n))
+    run = load_run(store, uid)
+    assert (run.status, run.counts["done"]) == ("done", n)
+    assert sum(count for *_, count in workers(store)) == n
 
 
 def test_a_run_shows_that_it_lives_while_a_batch_computes(
