@@ -45,6 +45,7 @@ class Store:
         path: The file, if it is one.
         engine: SQLAlchemy's engine; `reading` and `writing` give connections.
         writable: Whether it was opened for writing.
+        is_open: Whether it was not closed yet.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Store:
         self.path = path
         self.engine = engine
         self.writable = writable
+        self.is_open = True
         self._file: tuple[int, int] | None = None
 
     @classmethod
@@ -217,6 +219,7 @@ class Store:
 
     def close(self) -> None:
         """Closes every connection; SQLite then folds its log into the file."""
+        self.is_open = False
         self.engine.dispose()
 
     def __enter__(self) -> Self:

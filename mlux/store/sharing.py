@@ -13,9 +13,16 @@ from mlux.provenance import Environment
 from mlux.store import liveness
 from mlux.store.session import now
 
+BEAT = """
+UPDATE run_workers SET heartbeat_at = :at
+WHERE run_id = :run AND worker = :worker AND finished_at IS NULL
+  AND EXISTS (SELECT 1 FROM runs AS r WHERE r.id = :run AND r.status = 'running')
+"""
+"""A sign of life of one worker; it changes no row if the run is no longer the worker's."""
+
 
 def join(connection: sa.Connection, run: int, environment: Environment) -> int:
-    """Adds this process to a run's workers; its number."""
+    """Adds this process to the workers of a run that the transaction has locked; its number."""
     number: int = connection.execute(
         sa.text("SELECT coalesce(max(worker), -1) + 1 FROM run_workers WHERE run_id = :run"),
         {"run": run},
@@ -99,7 +106,8 @@ def hand_over(connection: sa.Connection, run: int) -> bool:
     """Names one of those at work as the run's process; False if none is."""
     changed = connection.execute(
         sa.text(
-            "UPDATE runs SET (host, pid) = (SELECT w.host, w.pid FROM run_workers AS w "
+            "UPDATE runs SET (host, pid, heartbeat_at) = "
+            "(SELECT w.host, w.pid, w.heartbeat_at FROM run_workers AS w "
             "WHERE w.run_id = :run AND w.finished_at IS NULL ORDER BY w.worker LIMIT 1) "
             "WHERE id = :run AND EXISTS (SELECT 1 FROM run_workers AS w "
             "WHERE w.run_id = :run AND w.finished_at IS NULL)"

@@ -80,6 +80,7 @@ class RunWriter:
                 not share it, or nothing is left to do.
         """
         with self._store.writing() as connection:
+            self._lock(connection)
             query = "SELECT status, host, pid, heartbeat_at, deleted_at FROM runs WHERE id = :run"
             status, host, pid, heartbeat, deleted = connection.execute(
                 sa.text(query), {"run": self._run}
@@ -240,6 +241,7 @@ class RunWriter:
         self._store.check_in_place()
         costs = {"peak": peak_memory_bytes, "fires": hook_fires, "seconds": seconds}
         with self._store.writing() as connection:
+            self._lock(connection)
             self._beat(connection)
             if self._worker is not None:
                 sharing.leave(connection, self._run, self._worker)
@@ -272,27 +274,23 @@ class RunWriter:
         record_event(connection, self._uid, status, error or "")
 
     def _sign(self) -> None:
+        if not self._store.is_open:
+            raise RunError(f"{self._store.location} was closed with run {self._uid} under way.")
         with self._store.writing() as connection:
             self._beat(connection)
 
     def _beat(self, connection: sa.Connection) -> None:
         """A sign of life, and proof that the run is still ours."""
+        statement = _BEAT if self._worker is None else sharing.BEAT
         values = {"at": now(), "run": self._run, "pid": self._pid, "worker": self._worker}
-        mine = "pid = :pid"
-        if self._worker is not None:
-            mine = (
-                "EXISTS (SELECT 1 FROM run_workers AS w WHERE w.run_id = :run "
-                "AND w.worker = :worker AND w.finished_at IS NULL)"
-            )
-            beat = (
-                "UPDATE run_workers SET heartbeat_at = :at WHERE run_id = :run AND worker = :worker"
-            )
-            connection.execute(sa.text(beat), values)
-        beat = (
-            f"UPDATE runs SET heartbeat_at = :at WHERE id = :run AND status = 'running' AND {mine}"
-        )
-        if connection.execute(sa.text(beat), values).rowcount != 1:
+        if connection.execute(sa.text(statement), values).rowcount != 1:
             raise RunError(f"Run {self._uid} is no longer this process's; it was taken over.")
+
+    def _lock(self, connection: sa.Connection) -> None:
+        """Keeps others from the run until the transaction ends; on SQLite it does so anyway."""
+        connection.execute(
+            sa.text("UPDATE runs SET status = status WHERE id = :run"), {"run": self._run}
+        )
 
     def _mark(self, connection: sa.Connection, batch: Sequence[FinishedTrial]) -> None:
         time = now()
@@ -339,6 +337,7 @@ class RunWriter:
                 connection.exec_driver_sql("ANALYZE")
 
 
+_BEAT = "UPDATE runs SET heartbeat_at = :at WHERE id = :run AND status = 'running' AND pid = :pid"
 _MARK = sa.text(
     "UPDATE trials SET status = :status, error = :error, finished_at = :at "
     "WHERE run_id = :run AND trial = :trial AND status <> 'done' "

@@ -1,7 +1,9 @@
 """Several processes share the trials of one run: none is done twice, none is lost."""
 
+import gc
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -173,6 +175,27 @@ def test_a_run_shows_that_it_lives_while_a_batch_computes(
         time.sleep(0.02)
     writer.write([make_finished(trial) for trial in range(4)])
     writer.finish("done")
-    after = load_run(store, uid).heartbeat_at
-    time.sleep(0.05)
-    assert load_run(store, uid).heartbeat_at == after
+    assert "mlux heartbeat" not in [thread.name for thread in threading.enumerate()]
+
+
+@pytest.mark.parametrize("end", ["given up", "taken over", "closed"])
+def test_it_shows_so_no_longer_than_it_works_on_it(
+    location: str, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr(heartbeat, "SECONDS", 0.01)
+    with Store.open(location, write=True) as store:
+        uid = create_run(store, make_spec())
+        writer = RunWriter(store, uid, token_text)
+        writer.start(make_environment())
+        if end == "given up":
+            del writer
+            gc.collect()
+        elif end == "taken over":
+            with store.writing() as connection:
+                connection.exec_driver_sql("UPDATE runs SET pid = pid + 1")
+        else:
+            store.close()
+        deadline = time.monotonic() + 10
+        while "mlux heartbeat" in [thread.name for thread in threading.enumerate()]:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
