@@ -257,13 +257,20 @@ def assemble(
 
 
 def _require_sites(experiment: Experiment, config: Any, model: "HookedModel") -> None:
-    """Raises ModelError if no block has a site that the experiment needs; hybrids have some."""
+    """Raises ModelError if no block has a site that the experiment needs; hybrids have some.
+
+    `sum` is needed of every block: one that is no sum breaks the sum over all of them.
+    """
     anatomy = model.anatomy
     for site in experiment.sites(config):
-        reasons = [block.lacks.get(site) for block in anatomy.blocks]
-        reason = anatomy.lacks.get(site) or (reasons[0] if all(reasons) else None)
+        lacking = [i for i, block in enumerate(anatomy.blocks) if site in block.lacks]
+        too_many = len(lacking) == len(anatomy.blocks) or (site == "sum" and bool(lacking))
+        reason = anatomy.lacks.get(site)
+        where = ""
+        if reason is None and too_many:
+            block = anatomy.blocks[lacking[0]]
+            reason, where = block.lacks[site], f" (block {lacking[0]}, {block.path!r})"
         if reason:
-            where = "" if site in anatomy.lacks else f" (block 0, {anatomy.blocks[0].path!r})"
             raise ModelError(
                 f"{experiment.name} needs {site!r}, which this model lacks{where}: {reason}."
             )

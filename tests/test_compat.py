@@ -38,6 +38,8 @@ DOCUMENTED = (
     "mlux.engine.prefilled", "mlux.registry", "mlux.runner", "mlux.methods.lens",
     "mlux.methods.patching", "mlux.methods.sweeps", "mlux.methods.induction",
     "mlux.methods.ablation",
+    "mlux.methods.direct_logit_attribution", "mlux.methods.frozen_norm",
+    "mlux.methods.head_shares", "mlux.methods.reading", "mlux.methods.unembedding",
     "mlux.prompts.few_shot",
     "mlux.prompts.tasks",
 )  # fmt: skip

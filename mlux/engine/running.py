@@ -170,6 +170,8 @@ class Running:
         hooks: Sequence[tuple[str, Hook]] = (),
         pre_hooks: Sequence[tuple[str, PreHook]] = (),
         cache: Any = None,
+        *,
+        positions: mx.array | None = None,
     ) -> mx.array:
         """Runs the model with hooks and returns the logits [batch, seq, vocab_size].
 
@@ -187,13 +189,17 @@ class Running:
             hooks: (path, `fn(inputs, output, wrapper)`), which returns a replacement or None.
             pre_hooks: (path, `fn(args, kwargs, wrapper)`), which returns (args, kwargs) or None.
             cache: mlx-lm's key-value cache, one entry a layer.
+            positions: [batch], the one position of each row to unembed; by default all.
 
         Raises:
             UnknownNameError: If a path does not exist.
             HookError: If a hook never fired or returned something of another shape or dtype.
         """
+        tokens = self.to_batch(x).tokens
         state = self._hooked_pass(hooks, pre_hooks)
-        logits = self._run(state, self.to_batch(x).tokens, cache)
+        _check_positions(positions, tokens.shape)
+        self._unembed_only(state, positions)
+        logits = self._unembedded(self._run(state, tokens, cache), positions)
         mx.eval(logits)
         return logits
 
