@@ -196,6 +196,8 @@ def get(name: str) -> Experiment:
     if name not in places:
         raise _unknown(name, places)
     origin, load = places[name]
+    # First, so that a fast BLAS is loaded before the experiment's file may import MLX itself.
+    importlib.import_module("mlux.engine")
     loaded = load()
     found = loaded if isinstance(loaded, Experiment) else getattr(loaded, name, None)
     if not isinstance(found, Experiment):

@@ -40,7 +40,8 @@ DOCUMENTED = (
     "mlux.methods.ablation",
     "mlux.methods.direct_logit_attribution", "mlux.methods.frozen_norm",
     "mlux.methods.head_shares", "mlux.methods.reading", "mlux.methods.unembedding",
-    "mlux.prompts.few_shot",
+    "mlux.methods.two_hop", "mlux.methods.entity_binding", "mlux.methods.prompt_rows",
+    "mlux.engine.spans", "mlux.prompts.few_shot",
     "mlux.prompts.tasks",
 )  # fmt: skip
 METHODS = [importlib.import_module(name) for name in DOCUMENTED if ".methods." in name]

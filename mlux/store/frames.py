@@ -1,6 +1,7 @@
 """Results as pandas columns: ids are fetched, and become names once for each id, not each row."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -11,8 +12,7 @@ import sqlalchemy as sa
 from mlux.errors import ParameterError, UnknownNameError
 from mlux.results import NOT_APPLICABLE
 from mlux.store.reader import resolve_run
-from mlux.store.session import Store
-from mlux.store.session import opened as opened
+from mlux.store.session import Store, default_location
 
 
 class HasUid(Protocol):
@@ -56,6 +56,16 @@ _NAMES = {
     "token": "SELECT id, text FROM tokens",
 }
 _NULLABLE = ("layer", "head", "position")
+
+
+@contextmanager
+def opened(db: Database) -> Iterator[Store]:
+    """The notebook; one that was handed over open stays open."""
+    if isinstance(db, Store):
+        yield db
+    else:
+        with Store.open(default_location() if db is None else db) as store:
+            yield store
 
 
 def run_keys(store: Store, connection: sa.Connection, runs: Runs) -> dict[str, int]:
