@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from mlux.steering import (
         suggest_alpha as suggest_alpha,
     )
+    from mlux.store.artifacts import load as load_artifact
     from mlux.templates import PROMPT_TEMPLATES as PROMPT_TEMPLATES
 
 _NAMES = {
@@ -101,6 +102,7 @@ _NAMES = {
     ],
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
+_RENAMED = {"load_artifact": ("mlux.store.artifacts", "load")}
 _MODULES = ("compare", "registry", "steering", "templates")
 
 __all__ = [
@@ -123,6 +125,7 @@ __all__ = [
     "generate_with_steering",
     "get_attention_info",
     "get_hidden_dim",
+    "load_artifact",
     "prefill_with_cache",
     "registry",
     "run_experiment",
@@ -137,6 +140,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name in _RENAMED:
+        home, own = _RENAMED[name]
+        return getattr(import_module(home), own)
     if name in _MODULES:
         return import_module(f"mlux.{name}")
     raise AttributeError(f"module 'mlux' has no attribute {name!r}")

@@ -6,10 +6,10 @@ SQL or pandas, so every layer of mlux may import it.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
-from math import prod
+from functools import lru_cache
+from itertools import chain, product
+from math import isfinite, isnan, prod
 from numbers import Real
-from operator import itemgetter
 from typing import Any, Literal
 
 Axis = Literal["layer", "head", "position"]
@@ -19,6 +19,12 @@ NOT_APPLICABLE = -1
 
 Row = tuple[int, int, int, float]
 """(layer, head, position, value)."""
+
+Places = tuple[Sequence[int], Sequence[int], Sequence[int]]
+"""Layers, heads and positions, one of each for every number."""
+
+Columns = tuple[Sequence[int], Sequence[int], Sequence[int], list[float]]
+"""Layers, heads, positions and values."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,40 +64,76 @@ class Values:
         Raises:
             ValueError: If the nesting of `values` does not fit `axes` and `index`.
         """
+        return zip(*self.columns(), strict=True)
+
+    def columns(self) -> Columns:
+        """The same as `rows`, as four sequences side by side.
+
+        Raises:
+            ValueError: If the nesting of `values` does not fit `axes` and `index`.
+        """
         if not set(self.axes) <= set(AXES) or len(set(self.axes)) < len(self.axes):
             raise ValueError(f"{self.metric}: axes are {self.axes}; expected some of {AXES}")
         flat, sizes = _flatten(self.values, len(self.axes))
-        labels: dict[Axis, Sequence[int]] = {
-            axis: self.index.get(axis, range(size))
+        labels = tuple(
+            tuple(map(int, self.index[axis])) if axis in self.index else range(size)
             for axis, size in zip(self.axes, sizes, strict=True)
-        }
-        if [len(entries) for entries in labels.values()] != sizes:
+        )
+        if [len(entries) for entries in labels] != sizes:
             raise ValueError(f"{self.metric}: index does not fit values of shape {sizes}")
-        # An axis that is left out has one entry, so the product is always over all three.
-        order = [*self.axes, *(axis for axis in AXES if axis not in labels)]
-        places = product(*(labels.get(axis, (NOT_APPLICABLE,)) for axis in order))
-        arranged = map(itemgetter(*(order.index(axis) for axis in AXES)), places)
-        return ((*place, value) for place, value in zip(arranged, flat, strict=True))
+        return (*_places(self.axes, labels), flat)
+
+    def first_nan(self) -> Row | None:
+        """The first place whose value is not a number."""
+        *places, values = self.columns()
+        # A sum is a NaN if a part of it is, or if there are infinities of both signs.
+        if isfinite(sum(values)):
+            return None
+        return next((row for row in zip(*places, values, strict=True) if isnan(row[3])), None)
+
+
+# A run has grids of few shapes, over and over.
+@lru_cache(maxsize=8)
+def _places(axes: tuple[Axis, ...], labels: tuple[Sequence[int], ...]) -> Places:
+    """The layers, heads and positions of a grid with these axes, in the order of its numbers."""
+    if not axes:
+        return (NOT_APPLICABLE,), (NOT_APPLICABLE,), (NOT_APPLICABLE,)
+    if not prod(map(len, labels)):
+        return (), (), ()
+    columns = dict(zip(axes, zip(*product(*labels), strict=True), strict=True))
+    absent = (NOT_APPLICABLE,) * prod(map(len, labels))
+    layers, heads, positions = (columns.get(axis, absent) for axis in AXES)
+    return layers, heads, positions
 
 
 def _flatten(values: object, depth: int) -> tuple[list[float], list[int]]:
-    """The numbers of a nested sequence in order, and its shape."""
-    level: list[object] = [_plain(values)]
+    """The numbers of an array or nested sequence in order, and its shape."""
+    level, sizes = _unnested(values, depth)
+    kinds = set(map(type, level))
+    # Of types, not of items: millions of numbers have one or two.
+    if not all(issubclass(kind, Real) for kind in kinds):
+        raise ValueError(f"values are nested deeper than their {depth} axes")
+    assert len(level) == prod(sizes)
+    return (level if kinds == {float} else list(map(float, level))), sizes
+
+
+def _unnested(values: Any, depth: int) -> tuple[list[Any], list[int]]:
+    if len(getattr(values, "shape", ())) == depth and hasattr(values, "reshape"):
+        return values.reshape(-1).tolist(), list(values.shape)
+    level = [_plain(values)]
     sizes: list[int] = []
     for _ in range(depth):
         lengths = {len(item) if isinstance(item, Sequence) else -1 for item in level}
         if len(lengths) != 1 or -1 in lengths:
             raise ValueError(f"values are not nested {depth} deep in equal lengths")
         sizes.append(lengths.pop())
-        level = [_plain(inner) for item in level for inner in item]  # type: ignore[attr-defined] # checked to be sequences above
-    # Of types, not of items: millions of numbers have one or two.
-    if not all(issubclass(kind, Real) for kind in set(map(type, level))):
-        raise ValueError(f"values are nested deeper than their {depth} axes")
-    assert len(level) == prod(sizes)
-    return list(map(float, level)), sizes  # type: ignore[arg-type] # checked to be numbers above
+        level = list(chain.from_iterable(level))
+        if any(hasattr(kind, "tolist") for kind in set(map(type, level))):
+            level = list(map(_plain, level))
+    return level, sizes
 
 
-def _plain(values: object) -> object:
+def _plain(values: Any) -> Any:
     """Lists of numbers, also from an array of NumPy or MLX."""
     return values.tolist() if hasattr(values, "tolist") else values
 

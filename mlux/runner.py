@@ -31,7 +31,7 @@ from mlux.plan import (
 )
 from mlux.prompts import PromptSet
 from mlux.provenance import environment
-from mlux.results import Artifact, RanTokens, Result, Values
+from mlux.results import AXES, Artifact, RanTokens, Result, Values
 from mlux.store import Store, default_location
 from mlux.store.reader import load_run, resolve_run
 from mlux.store.records import FinishedTrial, StoredRun
@@ -354,10 +354,8 @@ def _on_host(artifact: Artifact) -> Artifact:
 
 
 def _refuse_nan(result: Result) -> None:
-    if isinstance(result, Values):
-        for layer, head, position, value in result.rows():
-            if value != value:
-                places = {"layer": layer, "head": head, "position": position}
-                where = [f"{name} {place}" for name, place in places.items() if place >= 0]
-                at = f" at {', '.join(where)}" if where else ""
-                raise RunError(f"{result.metric} is not a number{at}.")
+    if isinstance(result, Values) and (row := result.first_nan()) is not None:
+        places = dict(zip(AXES, row[:3], strict=True))
+        where = [f"{name} {place}" for name, place in places.items() if place >= 0]
+        at = f" at {', '.join(where)}" if where else ""
+        raise RunError(f"{result.metric} is not a number{at}.")

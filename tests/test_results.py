@@ -52,6 +52,16 @@ def test_values_that_do_not_fit_their_axes_are_refused(values: object, axes: obj
         list(Values(metric="m", values=values, axes=axes).rows())  # type: ignore[arg-type] # on purpose
 
 
+def test_the_first_nan_is_found_and_infinities_are_numbers() -> None:
+    nan, inf = float("nan"), float("inf")
+    axes = ("layer", "head")
+    assert Values(metric="m", values=[[1.0, inf], [-inf, 0.0]], axes=axes).first_nan() is None
+    row = Values(metric="m", values=[[1.0, inf], [nan, nan]], axes=axes).first_nan()
+    assert row is not None
+    assert row[:3] == (1, 0, -1)
+    assert list(Values(metric="m", values=[[], []], axes=axes).rows()) == []
+
+
 def test_an_index_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="index does not fit"):
         list(Values(metric="m", values=[1.0], axes=("layer",), index={"layer": [1, 2]}).rows())

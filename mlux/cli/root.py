@@ -21,7 +21,7 @@ COMMANDS = {
     "demo": "Run the main job on the built-in model: a first look.",
     "experiments": "List the experiments, or describe one.",
     "run": "Run experiments on models and store every number.",
-    "runs": "List, show and resume runs.",
+    "runs": "List, show, tag and resume runs.",
     "compare": "Compare runs side by side, with intervals and tests.",
     "plot": "Draw runs as PNG, SVG, HTML or JSON.",
     "claim": "Keep claims and the runs they rest on.",

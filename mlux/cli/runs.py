@@ -30,7 +30,7 @@ COLUMNS = ("run", "experiment", "model", "prompts", "status", "trials", "created
 
 @click.group(cls=Group, epilog=examples("mlux runs list", "mlux runs show latest"))
 def command() -> None:
-    """List, show and resume runs.
+    """List, show, tag and resume runs.
 
     A run is named by its id, by the beginning of its id if that is the only such
     run, by `latest`, or by `latest:EXPERIMENT`; `latest~1` is the one before.
@@ -42,7 +42,11 @@ command.add_command(watch)
 
 @command.command(
     "list",
-    epilog=examples("mlux runs list", "mlux runs list --experiment logit_lens --status done"),
+    epilog=examples(
+        "mlux runs list",
+        "mlux runs list --experiment logit_lens --status done",
+        "mlux runs list --where \"params.top_k > 3 and tags.paper = 'fv'\"",
+    ),
 )
 @click.option("--experiment", metavar="NAME", help="Only runs of this experiment.")
 @click.option("--model", metavar="NAME", help="Only runs on this model.")
@@ -50,11 +54,21 @@ command.add_command(watch)
 @click.option(
     "--tag", metavar="KEY=VALUE", multiple=True, callback=pairs, help="Only runs with it."
 )
+@click.option(
+    "--where",
+    metavar="CONDITION",
+    help="Only runs that fulfil it: \"model ~ 'gemma' and params.top_k > 3\".",
+)
 @click.option("-n", "--limit", type=COUNT, help="Only so many, the newest.")
 @format_option
 @pass_settings
 def list_(settings: Settings, /, output: str, **filters: Any) -> None:
-    """List runs, newest first."""
+    """List runs, newest first.
+
+    A condition of --where compares the columns of run_overview, params.NAME and
+    tags.NAME by = != < <= > >= ~ (contains), in (…), is null; joined by and, or,
+    not and parentheses. Text stands in quotes.
+    """
     from mlux import store
 
     records = store.list_runs(settings.read(), **filters)
@@ -138,3 +152,42 @@ def resume(settings: Settings, run: str) -> None:
     finished = runner.resume(run, db=settings.location, progress=sys.stderr.isatty())
     echo_run(finished)
     fail_unless_done([finished])
+
+
+@command.command(
+    epilog=examples("mlux runs tag latest paper=fv", "mlux runs tag latest --remove paper")
+)
+@click.argument("run")
+@click.argument("tags", metavar="[KEY=VALUE]…", nargs=-1, callback=pairs)
+@click.option("--remove", metavar="KEY", multiple=True, help="Remove this tag.")
+@pass_settings
+def tag(settings: Settings, run: str, tags: dict[str, str], remove: tuple[str, ...]) -> None:
+    """Set or remove tags of a run.
+
+    A tag that is there already gets the new value.
+    """
+    from mlux import store
+
+    if not (tags or remove):
+        raise click.UsageError("Give KEY=VALUE, or --remove KEY.")
+    database = settings.write()
+    uid = store.resolve_run(database, run)
+    now = store.tag_run(database, uid, tags, remove=remove)
+    click.echo(f"{uid}: {', '.join(f'{key}={value}' for key, value in now.items()) or 'no tags'}")
+
+
+@command.command(
+    "note",
+    epilog=examples('mlux runs note latest "the seed of figure 3"', 'mlux runs note latest ""'),
+)
+@click.argument("run")
+@click.argument("text")
+@pass_settings
+def note_(settings: Settings, run: str, text: str) -> None:
+    """Replace a run's note; an empty text removes it."""
+    from mlux import store
+
+    database = settings.write()
+    uid = store.resolve_run(database, run)
+    store.note_run(database, uid, text)
+    click.echo(f"{uid}: {text or 'no note'}")

@@ -33,5 +33,12 @@ class Settings:
         # Closed, because an open database leaves SQLite's -wal and -shm files behind.
         return click.get_current_context().with_resource(Store.open(self.location))
 
+    def write(self) -> "Store":
+        """The same, opened for writing; it has to be there already."""
+        from mlux.store import Store
+
+        Store.open(self.location).close()
+        return click.get_current_context().with_resource(Store.open(self.location, write=True))
+
 
 pass_settings = click.make_pass_decorator(Settings)

@@ -21,6 +21,7 @@ def runs(
     model: str | None = None,
     status: str | None = None,
     tag: str | Mapping[str, str] | None = None,
+    where: str | None = None,
     limit: int | None = None,
 ) -> pd.DataFrame:
     """One row a run, newest first, with a column for each parameter and tag.
@@ -31,6 +32,8 @@ def runs(
         model: Only on this model.
         status: Only in this state.
         tag: Only with this tag: `NAME`, `NAME=VALUE`, or a mapping.
+        where: Only those that fulfil a condition, as in `model ~ 'gemma' and params.top_k > 3`
+            (the language of `mlux runs list --where`).
         limit: At most this many.
 
     Returns:
@@ -44,7 +47,13 @@ def runs(
     """
     with frames.opened(db) as store:
         listed = reader.list_runs(
-            store, experiment=experiment, model=model, status=status, tag=tag, limit=limit
+            store,
+            experiment=experiment,
+            model=model,
+            status=status,
+            tag=tag,
+            where=where,
+            limit=limit,
         )
     frame = pd.DataFrame(listed, columns=[*_RUN_COLUMNS, "params", "tags"])
     for name in ("experiment", "model", "prompts", "status"):

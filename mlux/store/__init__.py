@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mlux.store.annotate import note_run as note_run
+    from mlux.store.annotate import tag_run as tag_run
     from mlux.store.catalogue import info as info
     from mlux.store.catalogue import list_models as list_models
     from mlux.store.catalogue import show_model as show_model
@@ -39,10 +41,12 @@ _HOMES = {
     "list_models": "catalogue",
     "list_runs": "reader",
     "load_run": "reader",
+    "note_run": "annotate",
     "query": "sql",
     "resolve_run": "reader",
     "show_model": "catalogue",
     "store_checks": "checks",
+    "tag_run": "annotate",
 }
 
 __all__ = [*_HOMES]

@@ -1,7 +1,6 @@
 """Results as pandas columns: ids are fetched, and become names once for each id, not each row."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -12,7 +11,8 @@ import sqlalchemy as sa
 from mlux.errors import ParameterError, UnknownNameError
 from mlux.results import NOT_APPLICABLE
 from mlux.store.reader import resolve_run
-from mlux.store.session import Store, default_location
+from mlux.store.session import Store
+from mlux.store.session import opened as opened
 
 
 class HasUid(Protocol):
@@ -56,16 +56,6 @@ _NAMES = {
     "token": "SELECT id, text FROM tokens",
 }
 _NULLABLE = ("layer", "head", "position")
-
-
-@contextmanager
-def opened(db: Database) -> Iterator[Store]:
-    """The notebook; one that was handed over open stays open."""
-    if isinstance(db, Store):
-        yield db
-    else:
-        with Store.open(default_location() if db is None else db) as store:
-            yield store
 
 
 def run_keys(store: Store, connection: sa.Connection, runs: Runs) -> dict[str, int]:

@@ -15,8 +15,10 @@ import sqlalchemy as sa
 from mlux.errors import StoreError
 from mlux.store.session import Store, now
 
-SILENCE = timedelta(hours=1)
-"""After this long without a heartbeat from another machine its process counts as gone."""
+SILENCE = timedelta(minutes=10)
+"""After this long without a heartbeat from another machine its process counts as gone.
+
+Many heartbeats, because the clocks of two machines differ."""
 
 at_work: WeakValueDictionary[str, object] = WeakValueDictionary()
 """Uid → this process's writer of that run; a run of ours that is not here was given up."""
@@ -61,9 +63,11 @@ def mark_crashed(store: Store) -> set[str]:
     Returns:
         Those that could not be marked because the notebook cannot be written now.
     """
-    query = sa.text("SELECT uid, host, pid, heartbeat_at FROM runs WHERE status = 'running'")
     with store.reading() as connection:
-        gone = [tuple(row) for row in connection.execute(query) if not is_alive(*row)]
+        running = connection.execute(sa.text(_RUNNING)).all()
+        workers = connection.execute(sa.text(_WORKERS)).all() if running else []
+    alive = {row.uid for row in (*running, *workers) if is_alive(*row)}
+    gone = [tuple(row) for row in running if row.uid not in alive]
     if not gone:
         return set()
     try:
@@ -76,6 +80,14 @@ def mark_crashed(store: Store) -> set[str]:
         # Somebody holds the lock; the next reader will mark them.
         pass
     return {uid for uid, *_ in gone}
+
+
+_RUNNING = "SELECT uid, host, pid, heartbeat_at FROM runs WHERE status = 'running'"
+_WORKERS = """
+SELECT r.uid, w.host, w.pid, w.heartbeat_at
+FROM run_workers AS w JOIN runs AS r ON r.id = w.run_id
+WHERE r.status = 'running' AND w.finished_at IS NULL
+"""
 
 
 def _mark(connection: sa.Connection, uid: str, pid: int, heartbeat_at: str) -> None:

@@ -86,6 +86,7 @@ def list_runs(
     model: str | None = None,
     status: str | None = None,
     tag: str | Mapping[str, str] | None = None,
+    where: str | None = None,
     limit: int | None = None,
 ) -> list[dict[str, Any]]:
     """The runs that are not deleted, newest first, each as a dict.
@@ -96,6 +97,8 @@ def list_runs(
         model: Only on this model: its name, its label, or the start of its content hash.
         status: Only in this state.
         tag: Only with this tag: `NAME`, `NAME=VALUE`, or a mapping of names to values.
+        where: Only those that fulfil a condition, as in `params.top_k > 3 and tags.paper = 'fv'`
+            (the language of `mlux.store.where`).
         limit: At most this many.
 
     Returns:
@@ -104,18 +107,18 @@ def list_runs(
 
     Raises:
         UnknownNameError: If no run has that experiment, model or status.
-        ParameterError: If the limit is not a number of runs.
+        ParameterError: If the limit is not a number of runs, or the condition cannot be read.
     """
     if limit is not None and not (isinstance(limit, int) and 0 <= limit < 2**31):
         raise ParameterError(f"limit is {limit!r}; give a number of runs, or None for all.")
     unmarked = mark_crashed(store)
-    where = ["r.deleted_at IS NULL"]
+    conditions = ["r.deleted_at IS NULL"]
     values: dict[str, Any] = {"unmarked": sorted(unmarked)}
     if experiment is not None:
-        where.append("e.name = :experiment")
+        conditions.append("e.name = :experiment")
         values["experiment"] = experiment
     if model is not None:
-        where.append(
+        conditions.append(
             "(m.name = :model OR m.label = :model OR "
             "(length(:model) >= :least AND substr(m.content_hash, 1, length(:model)) = :model))"
         )
@@ -123,25 +126,31 @@ def list_runs(
     if status is not None:
         if status not in STATUSES:
             raise UnknownNameError("status", status, STATUSES)
-        where.append(f"{_STATUS} = :status")
+        conditions.append(f"{_STATUS} = :status")
         values["status"] = status
     for number, (name, value) in enumerate(_tags(tag).items()):
         same = "" if value is None else f"AND t.value = :tag_value_{number}"
-        where.append(
+        conditions.append(
             "EXISTS (SELECT 1 FROM run_tags AS t "
             f"WHERE t.run_id = r.id AND t.name = :tag_{number} {same})"
         )
         values |= {f"tag_{number}": name}
         if value is not None:
             values[f"tag_value_{number}"] = value
-    query = f"{_LIST} WHERE {' AND '.join(where)} ORDER BY r.id DESC"
-    if limit is not None:
-        query += " LIMIT :limit"
-        values["limit"] = limit
     # Typed, because PostgreSQL takes an empty list for one of integers.
     unmarked_runs = sa.bindparam("unmarked", expanding=True, type_=sa.Text())
-    statement = sa.text(query).bindparams(unmarked_runs)
     with store.reading() as connection:
+        if where is not None:
+            from mlux.store.where_sql import compile_where
+
+            test, tested = compile_where(connection, where, _STATUS)
+            conditions.append(test)
+            values |= tested
+        query = f"{_LIST} WHERE {' AND '.join(conditions)} ORDER BY r.id DESC"
+        if limit is not None:
+            query += " LIMIT :limit"
+            values["limit"] = limit
+        statement = sa.text(query).bindparams(unmarked_runs)
         rows = [dict(row) for row in connection.execute(statement, values).mappings()]
         if not rows:
             _check_names(connection, experiment=experiment, model=model)

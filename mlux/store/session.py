@@ -6,7 +6,7 @@ What depends on whether it is SQLite or PostgreSQL is in `backends` and `sqlite_
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +45,7 @@ class Store:
         path: The file, if it is one.
         engine: SQLAlchemy's engine; `reading` and `writing` give connections.
         writable: Whether it was opened for writing.
+        is_open: Whether it was not closed yet.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Store:
         self.path = path
         self.engine = engine
         self.writable = writable
+        self.is_open = True
         self._file: tuple[int, int] | None = None
 
     @classmethod
@@ -217,6 +219,7 @@ class Store:
 
     def close(self) -> None:
         """Closes every connection; SQLite then folds its log into the file."""
+        self.is_open = False
         self.engine.dispose()
 
     def __enter__(self) -> Self:
@@ -235,6 +238,16 @@ class Store:
         return f"Store({self.location!r}, revision={HEAD!r}, writable={self.writable})"
 
 
+@contextmanager
+def opened(db: "str | Path | Store | None") -> Iterator[Store]:
+    """The notebook, for reading; one that was handed over open stays open."""
+    if isinstance(db, Store):
+        yield db
+    else:
+        with Store.open(default_location() if db is None else db) as store:
+            yield store
+
+
 def check_not_newer(found: str | None, location: str) -> None:
     """Raises StoreError if a revision is one that only a later mlux knows, or none."""
     if found is not None and found > HEAD:
@@ -250,7 +263,11 @@ def check_not_newer(found: str | None, location: str) -> None:
 
 
 def insert(
-    connection: sa.Connection, table: str, columns: str, rows: list[tuple[Any, ...]], tail: str = ""
+    connection: sa.Connection,
+    table: str,
+    columns: str,
+    rows: Iterable[tuple[Any, ...]],
+    tail: str = "",
 ) -> None:
     """Inserts rows as the driver takes them, twice as fast as through SQLAlchemy's `insert`.
 
@@ -258,12 +275,21 @@ def insert(
         connection: A connection in a writing transaction.
         table: The table.
         columns: Its columns, separated by commas.
-        rows: One tuple for each row.
+        rows: One tuple for each row; taken one after another, so that none need be kept.
         tail: What follows the values, as in `ON CONFLICT DO NOTHING`.
     """
-    if not rows:
-        return
     mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
-    marks = ", ".join([mark] * len(rows[0]))
+    marks = ", ".join([mark] * (columns.count(",") + 1))
     statement = f"INSERT INTO {table} ({columns}) VALUES ({marks}) {tail}"
-    connection.exec_driver_sql(statement, rows)
+    driver: Any = connection.connection.driver_connection
+    dialect = connection.dialect
+    cursor = driver.cursor()
+    try:
+        cursor.executemany(statement, rows)
+    except dialect.loaded_dbapi.Error as error:
+        # As SQLAlchemy would have raised it.
+        raise sa.exc.DBAPIError.instance(
+            statement, None, error, dialect.loaded_dbapi.Error, dialect=dialect
+        ) from error
+    finally:
+        cursor.close()

@@ -363,7 +363,7 @@ class RunWorker(Base):
     device: Mapped[str]
     started_at: Mapped[str]
     heartbeat_at: Mapped[str] = mapped_column(doc="The last sign of life")
-    finished_at: Mapped[str | None] = mapped_column(doc="NULL while it works, or if it died")
+    finished_at: Mapped[str | None] = mapped_column(doc="NULL while it works")
 
 
 class Trial(Base):

@@ -1,33 +1,36 @@
 """Writing results: every trial with its `done` mark in one transaction, so that none is half there.
 
-Rows are tuples sent through the driver connection, sorted by their key: 600,000 values a second,
-where SQLAlchemy's `insert` reaches half of that and the ORM a quarter.
+Rows go through the driver connection, sorted by their key: SQLAlchemy's `insert` reaches half of
+that speed and the ORM a quarter.
 """
 
 from collections.abc import Callable, Sequence
-from math import isnan
-from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from mlux.errors import RunError, StoreError, UnknownNameError
 from mlux.provenance import Environment
-from mlux.results import NOT_APPLICABLE, Artifact, Generation, TopTokens, Values
-from mlux.store import liveness
-from mlux.store.creation import create_run, environment_columns, put_versions, spaced
+from mlux.results import Artifact
+from mlux.store import liveness, rows, sharing
+from mlux.store.creation import create_run, environment_columns, put_versions
+from mlux.store.heartbeat import Heartbeat
 from mlux.store.liveness import record_event
 from mlux.store.records import EndStatus, FinishedTrial
 from mlux.store.session import Store, insert, now
 
-__all__ = ["RunWriter", "create_run"]
+if TYPE_CHECKING:
+    from mlux.store.artifacts import Placed
 
-Row = tuple[Any, ...]
+__all__ = ["RunWriter", "create_run"]
 
 
 class RunWriter:
     """One process working on one run: `start`, any number of `write`, `finish`.
+
+    With `start(…, share=True)` several processes may work on it; each then takes its trials with
+    `claim` before it computes them.
 
     Args:
         store: The notebook, opened for writing.
@@ -43,6 +46,8 @@ class RunWriter:
         self._uid = uid
         self._token_text = token_text
         self._token_keys: dict[int, int] = {}
+        self._worker: int | None = None
+        self._heartbeat: Heartbeat | None = None
         with store.reading() as connection:
             row = connection.execute(
                 sa.text(
@@ -62,13 +67,20 @@ class RunWriter:
                 connection.execute(metrics, {"run": self._run}).all()
             )
 
-    def start(self, environment: Environment) -> None:
+    def start(self, environment: Environment, *, share: bool = False) -> None:
         """Takes the run: it is `running`, its failed trials are pending again.
 
+        Args:
+            environment: Where this process runs.
+            share: Whether other processes may work on it too. If some do already, this one joins
+                them, and what they found failed stays so.
+
         Raises:
-            RunError: If another process is working on it, or nothing is left to do.
+            RunError: If it cannot be taken: it is deleted, another process works on it and does
+                not share it, or nothing is left to do.
         """
         with self._store.writing() as connection:
+            self._lock(connection)
             query = "SELECT status, host, pid, heartbeat_at, deleted_at FROM runs WHERE id = :run"
             status, host, pid, heartbeat, deleted = connection.execute(
                 sa.text(query), {"run": self._run}
@@ -77,32 +89,53 @@ class RunWriter:
                 raise RunError(f"Run {self._uid} is deleted. Restore it: mlux runs restore")
             if status == "done":
                 raise RunError(f"Run {self._uid} is done; nothing is left to do.")
-            if status == "running" and liveness.is_alive(self._uid, host, pid, heartbeat):
+            sharing.dismiss_dead(connection, self._run, self._uid)
+            shared = sharing.n_at_work(connection, self._run) > 0
+            taken = status == "running" and (
+                shared or liveness.is_alive(self._uid, host, pid, heartbeat)
+            )
+            if taken and not (shared and share):
                 raise RunError(f"Process {pid} on {host} is working on run {self._uid}.")
-            time = now()
-            values = environment_columns(environment) | {"pid": environment.pid, "at": time}
-            changes = ", ".join(f"{name} = :{name}" for name in values if name != "at")
-            connection.execute(
-                sa.text(
-                    f"UPDATE runs SET {changes}, status = 'running', heartbeat_at = :at, "
-                    "started_at = coalesce(started_at, :at), finished_at = NULL, error = NULL "
-                    "WHERE id = :run"
-                ),
-                values | {"run": self._run},
-            )
-            connection.execute(
-                sa.text(
-                    "UPDATE trials SET status = 'pending', error = NULL, finished_at = NULL "
-                    "WHERE run_id = :run AND status = 'failed'"
-                ),
-                {"run": self._run},
-            )
-            put_versions(connection, self._run, environment)
-            kind = "started" if status == "queued" else "resumed"
-            process = f"process {environment.pid} on {environment.host}"
-            record_event(connection, self._uid, kind, process)
+            if not taken:
+                self._begin(connection, environment, resumed=status != "queued")
+            if share:
+                self._worker = sharing.join(connection, self._run, environment)
         self._pid = environment.pid
         liveness.at_work[self._uid] = self
+        self._heartbeat = Heartbeat(self._sign)
+
+    def _begin(self, connection: sa.Connection, environment: Environment, *, resumed: bool) -> None:
+        values = environment_columns(environment) | {"pid": environment.pid, "at": now()}
+        changes = ", ".join(f"{name} = :{name}" for name in values if name != "at")
+        connection.execute(
+            sa.text(
+                f"UPDATE runs SET {changes}, status = 'running', heartbeat_at = :at, "
+                "started_at = coalesce(started_at, :at), finished_at = NULL, error = NULL "
+                "WHERE id = :run"
+            ),
+            values | {"run": self._run},
+        )
+        connection.execute(
+            sa.text(
+                "UPDATE trials SET status = 'pending', error = NULL, finished_at = NULL, "
+                "worker = NULL WHERE run_id = :run AND status <> 'done'"
+            ),
+            {"run": self._run},
+        )
+        put_versions(connection, self._run, environment)
+        process = f"process {environment.pid} on {environment.host}"
+        record_event(connection, self._uid, "resumed" if resumed else "started", process)
+
+    def claim(self, trials: Sequence[int]) -> list[int]:
+        """Takes those of these trials that nobody else does or did; only of a shared run.
+
+        Returns:
+            The trials that are now this process's, to be computed and written by it.
+        """
+        assert self._worker is not None, "start(…, share=True) comes first"
+        with self._store.writing() as connection:
+            self._beat(connection)
+            return sharing.claim(connection, self._run, self._uid, self._worker, trials)
 
     def write(self, batch: Sequence[FinishedTrial]) -> None:
         """Commits trials with their results; all of the batch or, on an error, none.
@@ -113,16 +146,24 @@ class RunWriter:
             RunError: If another process has taken the run, or a trial is done already.
         """
         done = [finished for finished in batch if finished.error is None]
-        values = self._value_rows(done)
+        values = rows.value_rows(self._run, done, self._metrics)
+        arrays = self._place([(t.trial, r) for t in done for r in t.results])
         with self._store.writing() as connection:
             self._beat(connection)
             self._mark(connection, batch)
             keys = self._keys(connection, done)
+            tops = rows.top_rows(self._run, done, keys)
             try:
-                insert(connection, "layer_results", _VALUE_COLUMNS, values)
-                insert(connection, "token_predictions", _TOP_COLUMNS, self._top_rows(done, keys))
-                insert(connection, "trial_tokens", _TOKEN_COLUMNS, self._token_rows(done, keys))
-                insert(connection, "generations", _TEXT_COLUMNS, self._text_rows(done))
+                insert(connection, "layer_results", rows.VALUES, values)
+                insert(connection, "token_predictions", rows.TOP_TOKENS, tops)
+                insert(
+                    connection,
+                    "trial_tokens",
+                    rows.TRIAL_TOKENS,
+                    rows.token_rows(self._run, done, keys),
+                )
+                insert(connection, "generations", rows.GENERATIONS, rows.text_rows(self._run, done))
+                self._put(connection, arrays)
             except IntegrityError as error:
                 raise StoreError(
                     f"Run {self._uid}: a result is there twice, or at a place that cannot be: "
@@ -132,9 +173,44 @@ class RunWriter:
         self._token_keys = keys
 
     def put_artifacts(self, artifacts: Sequence[Artifact]) -> None:
-        """Keeps arrays that belong to the whole run."""
-        if artifacts:
-            raise NotImplementedError
+        """Keeps arrays that belong to the whole run; those that are there already stay.
+
+        A resumed run makes them again. Should they then differ, the run's history says so.
+
+        Raises:
+            StoreError: If two have the same name, or the disk refuses.
+            RunError: If another process has taken the run.
+        """
+        names = [artifact.name for artifact in artifacts]
+        if len(set(names)) < len(names):
+            raise StoreError(f"Run {self._uid} has two artifacts of one name: {', '.join(names)}.")
+        placed = self._place([(None, artifact) for artifact in artifacts])
+        if not placed:
+            return
+        known = sa.text("SELECT name, sha256 FROM artifacts WHERE run_id = :run AND trial IS NULL")
+        with self._store.writing() as connection:
+            self._beat(connection)
+            before: dict[str, str] = dict(connection.execute(known, {"run": self._run}).all())
+            self._put(connection, [one for one in placed if one.artifact.name not in before])
+            for one in placed:
+                if before.get(one.artifact.name, one.sha256) != one.sha256:
+                    message = f"made again, artifact {one.artifact.name!r} is not as it was"
+                    record_event(connection, self._uid, "differs", message)
+
+    def _place(self, results: Sequence[tuple[int | None, object]]) -> "list[Placed]":
+        artifacts = [(trial, one) for trial, one in results if isinstance(one, Artifact)]
+        if not artifacts:
+            return []
+        from mlux.store.artifacts import folder, place
+
+        home = folder(self._store)
+        return [place(home, one, trial) for trial, one in artifacts]
+
+    def _put(self, connection: sa.Connection, placed: "Sequence[Placed]") -> None:
+        if placed:
+            from mlux.store.artifacts import folder, insert_rows
+
+            insert_rows(connection, folder(self._store), self._run, placed)
 
     def finish(
         self,
@@ -147,6 +223,8 @@ class RunWriter:
     ) -> None:
         """Ends the work on the run; it can be resumed unless it is `done`.
 
+        Of several processes that share the run, the last one to finish ends it.
+
         Args:
             status: How it ended: `done`, `failed`, or `crashed` if it was stopped.
             error: Why, if it is not done.
@@ -158,42 +236,61 @@ class RunWriter:
             RunError: If it is said to be done with trials pending.
             StoreError: If the notebook's file was removed or replaced during the run.
         """
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
         self._store.check_in_place()
+        costs = {"peak": peak_memory_bytes, "fires": hook_fires, "seconds": seconds}
+        with self._store.writing() as connection:
+            self._lock(connection)
+            self._beat(connection)
+            if self._worker is not None:
+                sharing.leave(connection, self._run, self._worker)
+                sharing.dismiss_dead(connection, self._run, self._uid)
+            connection.execute(sa.text(_COSTS), costs | {"run": self._run})
+            if not sharing.hand_over(connection, self._run):
+                self._end(connection, status, error)
+        if liveness.at_work.get(self._uid) is self:
+            del liveness.at_work[self._uid]
+        self._analyze()
+
+    def _end(self, connection: sa.Connection, status: EndStatus, error: str | None) -> None:
+        query = "SELECT count(*) FROM trials WHERE run_id = :run AND status = :status"
+        n_pending, n_failed = (
+            connection.execute(sa.text(query), {"run": self._run, "status": state}).scalar_one()
+            for state in ("pending", "failed")
+        )
+        if status == "done" and n_pending:
+            raise RunError(f"Run {self._uid} is not done: {n_pending} trials are pending.")
+        if self._worker is not None and status == "done" and n_failed:
+            # Perhaps those of another worker.
+            status, error = "failed", f"{n_failed} trials failed"
+        connection.execute(
+            sa.text(
+                "UPDATE runs SET status = :status, error = :error, finished_at = :at "
+                "WHERE id = :run"
+            ),
+            {"run": self._run, "status": status, "error": error, "at": now()},
+        )
+        record_event(connection, self._uid, status, error or "")
+
+    def _sign(self) -> None:
+        if not self._store.is_open:
+            raise RunError(f"{self._store.location} was closed with run {self._uid} under way.")
         with self._store.writing() as connection:
             self._beat(connection)
-            pending = connection.execute(
-                sa.text("SELECT count(*) FROM trials WHERE run_id = :run AND status = 'pending'"),
-                {"run": self._run},
-            ).scalar_one()
-            if status == "done" and pending:
-                raise RunError(f"Run {self._uid} is not done: {pending} trials are pending.")
-            connection.execute(
-                sa.text(_FINISH),
-                {
-                    "run": self._run,
-                    "status": status,
-                    "error": error,
-                    "at": now(),
-                    "peak": peak_memory_bytes,
-                    "fires": hook_fires,
-                    "seconds": seconds,
-                },
-            )
-            record_event(connection, self._uid, status, error or "")
-        liveness.at_work.pop(self._uid, None)
-        self._analyze()
 
     def _beat(self, connection: sa.Connection) -> None:
         """A sign of life, and proof that the run is still ours."""
-        beat = connection.execute(
-            sa.text(
-                "UPDATE runs SET heartbeat_at = :at "
-                "WHERE id = :run AND status = 'running' AND pid = :pid"
-            ),
-            {"at": now(), "run": self._run, "pid": self._pid},
-        )
-        if beat.rowcount != 1:
+        statement = _BEAT if self._worker is None else sharing.BEAT
+        values = {"at": now(), "run": self._run, "pid": self._pid, "worker": self._worker}
+        if connection.execute(sa.text(statement), values).rowcount != 1:
             raise RunError(f"Run {self._uid} is no longer this process's; it was taken over.")
+
+    def _lock(self, connection: sa.Connection) -> None:
+        """Keeps others from the run until the transaction ends; on SQLite it does so anyway."""
+        connection.execute(
+            sa.text("UPDATE runs SET status = status WHERE id = :run"), {"run": self._run}
+        )
 
     def _mark(self, connection: sa.Connection, batch: Sequence[FinishedTrial]) -> None:
         time = now()
@@ -206,6 +303,7 @@ class RunWriter:
                     "at": time,
                     "run": self._run,
                     "trial": finished.trial,
+                    "worker": -1 if self._worker is None else self._worker,
                 },
             )
             if marked.rowcount != 1:
@@ -213,75 +311,14 @@ class RunWriter:
                     f"Run {self._uid} has no trial {finished.trial} that is still to be done."
                 )
 
-    def _value_rows(self, batch: Sequence[FinishedTrial]) -> list[Row]:
-        """Rows of `layer_results`, metric by metric, as the key has them."""
-        blocks: dict[tuple[int, int], list[Row]] = {}
-        for done in batch:
-            for values in done.results:
-                if not isinstance(values, Values):
-                    continue
-                metric = self._metrics.get(values.metric)
-                if metric is None:
-                    raise UnknownNameError("metric", values.metric, self._metrics)
-                rows = [(self._run, metric, done.trial, *row) for row in values.rows()]
-                # Before the database does: SQLite would take a NaN for NULL.
-                if any(map(isnan, map(itemgetter(-1), rows))):
-                    *_, layer, head, position, _ = next(row for row in rows if isnan(row[-1]))
-                    place = {"layer": layer, "head": head, "position": position}
-                    raise self._nan(values.metric, done.trial, **place)
-                blocks.setdefault((metric, done.trial), []).extend(rows)
-        return [row for block in sorted(blocks) for row in blocks[block]]
-
-    def _nan(self, what: str, trial: int, **place: int) -> StoreError:
-        places = [f"{axis} {at}" for axis, at in place.items() if at != NOT_APPLICABLE]
-        where = f" at {', '.join(places)}" if places else ""
-        return StoreError(
-            f"Run {self._uid}, trial {trial}: {what} is not a number{where}. "
-            "Nothing of its batch was stored."
-        )
-
-    def _top_rows(self, batch: Sequence[FinishedTrial], keys: dict[int, int]) -> list[Row]:
-        rows = [
-            (self._run, done.trial, top.layer, top.position, rank, keys[token], float(logprob))
-            for done in batch
-            for top in done.results
-            if isinstance(top, TopTokens)
-            for rank, (token, logprob) in enumerate(zip(top.token_ids, top.logprobs, strict=True))
-        ]
-        for _, trial, layer, position, _, _, logprob in rows:
-            if isnan(logprob):
-                raise self._nan("log probability", trial, layer=layer, position=position)
-        return sorted(rows)
-
-    def _token_rows(self, batch: Sequence[FinishedTrial], keys: dict[int, int]) -> list[Row]:
-        return sorted(
-            (self._run, done.trial, role, position, keys[token])
-            for done in batch
-            for role, tokens in done.tokens.items()
-            for position, token in enumerate(tokens)
-        )
-
-    def _text_rows(self, batch: Sequence[FinishedTrial]) -> list[Row]:
-        return sorted(
-            (self._run, done.trial, made.sample, _storable(made.text), spaced(made.token_ids))
-            for done in batch
-            for made in done.results
-            if isinstance(made, Generation)
-        )
-
     def _keys(self, connection: sa.Connection, batch: Sequence[FinishedTrial]) -> dict[int, int]:
         """Model's token id → key in `tokens`, where those that are new are filed."""
-        wanted = {token for done in batch for ids in done.tokens.values() for token in ids}
-        for done in batch:
-            for top in done.results:
-                if isinstance(top, TopTokens):
-                    wanted.update(top.token_ids)
-        new = sorted(wanted - self._token_keys.keys())
+        new = sorted(rows.token_ids(batch) - self._token_keys.keys())
         if not new:
             return self._token_keys
-        rows = [(self._tokenizer, token, _storable(self._token_text(token))) for token in new]
+        found = [(self._tokenizer, token, rows.storable(self._token_text(token))) for token in new]
         columns = "tokenizer_id, token_id, text"
-        insert(connection, "tokens", columns, rows, "ON CONFLICT DO NOTHING")
+        insert(connection, "tokens", columns, found, "ON CONFLICT DO NOTHING")
         query = sa.text(
             "SELECT token_id, id FROM tokens WHERE tokenizer_id = :tokenizer AND token_id IN :new"
         ).bindparams(sa.bindparam("new", expanding=True))
@@ -300,18 +337,15 @@ class RunWriter:
                 connection.exec_driver_sql("ANALYZE")
 
 
-_VALUE_COLUMNS = "run_id, metric_id, trial, layer, head, position, value"
-_TOP_COLUMNS = "run_id, trial, layer, position, rank, token, logprob"
-_TOKEN_COLUMNS = "run_id, trial, role, position, token"
-_TEXT_COLUMNS = "run_id, trial, sample, text, token_ids"
-
+_BEAT = "UPDATE runs SET heartbeat_at = :at WHERE id = :run AND status = 'running' AND pid = :pid"
 _MARK = sa.text(
     "UPDATE trials SET status = :status, error = :error, finished_at = :at "
-    "WHERE run_id = :run AND trial = :trial AND status <> 'done'"
+    "WHERE run_id = :run AND trial = :trial AND status <> 'done' "
+    "AND coalesce(worker, -1) = :worker"
 )
 # Cast, because PostgreSQL has to know the type of what may be NULL.
-_FINISH = """
-UPDATE runs SET status = :status, error = :error, finished_at = :at,
+_COSTS = """
+UPDATE runs SET
   peak_memory_bytes = CASE WHEN :peak > coalesce(peak_memory_bytes, -1) THEN :peak
     ELSE peak_memory_bytes END,
   hook_fires = CASE WHEN CAST(:fires AS BIGINT) IS NULL THEN hook_fires
@@ -320,8 +354,3 @@ UPDATE runs SET status = :status, error = :error, finished_at = :at,
     ELSE coalesce(seconds, 0) + :seconds END
 WHERE id = :run
 """
-
-
-def _storable(text: str) -> str:
-    """Text as UTF-8 can carry it: half a surrogate pair, which some tokens are, becomes a mark."""
-    return text.encode("utf-8", "replace").decode()

@@ -39,6 +39,12 @@ def location(backend: str, db: Path, request: pytest.FixtureRequest) -> Iterator
     server.drop(url)
 
 
+@pytest.fixture(autouse=True)
+def artifacts_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps the artifacts of a server's database out of the home of whoever runs the suite."""
+    monkeypatch.setenv("MLUX_ARTIFACTS", str(tmp_path / "artifacts"))
+
+
 @pytest.fixture
 def db(tmp_path: Path) -> Path:
     """Where a test's notebook is; nothing is there yet."""

@@ -1,0 +1,232 @@
+"""Arrays beside the database: safetensors files that are called by the hash of their content.
+
+`mlux.db` has the folder `mlux.db-artifacts`; a server's database has `$MLUX_ARTIFACTS`, or a folder
+of its own below `~/.local/share/mlux`. A file is written whole under another name, forced to the
+disk and then renamed, before the row that refers to it commits; so a row always has its file, and
+what a killed process leaves behind is a file without a row, which `mlux db gc` removes.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
+
+from mlux.errors import StoreError, UnknownNameError
+from mlux.results import Artifact
+from mlux.store.reader import resolve_run
+from mlux.store.session import Store, insert, opened
+
+VARIABLE = "MLUX_ARTIFACTS"
+SUFFIX = ".safetensors"
+PARTIAL = ".partial"
+
+# safetensors writes several entries of metadata in random order, which would give equal arrays
+# different hashes; so all of it is one entry.
+_METADATA = "mlux"
+
+_COLUMNS = "run_id, trial, name, kind, sha256, bytes"
+
+# Any number that no other lock of the same PostgreSQL database has.
+_ADVISORY_LOCK = 0x6D6C7579
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placed:
+    """An artifact whose file is there.
+
+    Attributes:
+        trial: The trial that it belongs to; None if it is of the whole run.
+        sha256: The hash of the file, in hexadecimal digits.
+        bytes: Its size.
+    """
+
+    artifact: Artifact
+    trial: int | None
+    sha256: str
+    bytes: int
+
+
+def folder(store: Store) -> Path:
+    """Where a notebook's artifacts are; it need not be there yet."""
+    if store.path is not None:
+        return store.path.with_name(store.path.name + "-artifacts")
+    if named := os.environ.get(VARIABLE):
+        return Path(named)
+    url = store.engine.url
+    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return data / "mlux" / f"{url.database}@{url.host or 'localhost'}-artifacts"
+
+
+def path_of(home: Path, sha256: str) -> Path:
+    """The file of a hash: 256 folders by its first two digits."""
+    return home / sha256[:2] / (sha256 + SUFFIX)
+
+
+def place(home: Path, artifact: Artifact, trial: int | None = None) -> Placed:
+    """Writes an artifact's file, unless one of the same content is there.
+
+    Raises:
+        StoreError: If an array is of a kind that the format lacks, or the disk refuses.
+    """
+    partial = home / f"{secrets.token_hex(8)}{PARTIAL}"
+    try:
+        arrays = {name: _storable(artifact, name) for name in artifact.arrays}
+        text = json.dumps(dict(artifact.metadata), sort_keys=True, ensure_ascii=False)
+        home.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file(arrays, partial, {_METADATA: text})
+            digest, size = _hash_to_disk(partial)
+            target = path_of(home, digest)
+            if not _is_there(target, size):
+                target.parent.mkdir(exist_ok=True)
+                partial.replace(target)
+                _sync_folder(target.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise StoreError(f"Cannot write artifact {artifact.name!r} to {home}: {reason}.") from error
+    return Placed(artifact=artifact, trial=trial, sha256=digest, bytes=size)
+
+
+def _storable(artifact: Artifact, name: str) -> Any:
+    array = np.ascontiguousarray(artifact.arrays[name]).reshape(np.shape(artifact.arrays[name]))
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise StoreError(
+            f"Artifact {artifact.name!r}: array {name!r} is of {array.dtype}; "
+            "give floats, integers or booleans of at most 64 bits."
+        )
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _hash_to_disk(path: Path) -> tuple[str, int]:
+    """Forces a file to the disk; its hash and size."""
+    with path.open("r+b") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+        return digest, file.seek(0, os.SEEK_END)
+
+
+def _is_there(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except FileNotFoundError:
+        return False
+
+
+def _sync_folder(path: Path) -> None:
+    """Makes the names of a folder's files last; Windows does so by itself."""
+    if os.name == "posix":
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def insert_rows(
+    connection: sa.Connection, home: Path, run: int, placed: Sequence[Placed], tail: str = ""
+) -> None:
+    """Files artifacts in a writing transaction, and sees that their files are still there.
+
+    Between its writing and this transaction a file has no row, and `gc` may have removed it. `gc`
+    removes under the lock that this transaction holds, so a file that is there now stays.
+    """
+    hold(connection, exclusive=False)
+    for one in placed:
+        if not _is_there(path_of(home, one.sha256), one.bytes):
+            place(home, one.artifact)
+    rows = [(run, p.trial, p.artifact.name, p.artifact.kind, p.sha256, p.bytes) for p in placed]
+    insert(connection, "artifacts", _COLUMNS, rows, tail)
+
+
+def hold(connection: sa.Connection, *, exclusive: bool) -> None:
+    """Keeps `gc` and writers of artifacts apart until the transaction ends.
+
+    On SQLite the transaction itself does.
+    """
+    if connection.dialect.name == "postgresql":
+        lock = "pg_advisory_xact_lock" if exclusive else "pg_advisory_xact_lock_shared"
+        connection.execute(sa.text(f"SELECT {lock}({_ADVISORY_LOCK})"))
+
+
+def load(
+    db: "str | Path | Store | None", run: str, name: str, *, trial: int | None = None
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays of an artifact, once its file has been checked against its hash.
+
+    Args:
+        db: The notebook: a path, a URL or an open store; None is `$MLUX_DB`, else `mlux.db`.
+        run: A uid, the start of one, `latest` or `latest:EXPERIMENT`.
+        name: The artifact's name.
+        trial: The trial that it belongs to; None for one of the whole run.
+
+    Returns:
+        Name → array, in the dtype and shape in which it was stored.
+
+    Raises:
+        UnknownNameError: If there is no such run or artifact.
+        StoreError: If the file is missing, or is not what was written.
+
+    """
+    with opened(db) as store:
+        path = _checked_file(store, run, name, trial)
+    return load_file(path)
+
+
+def load_metadata(
+    db: "str | Path | Store | None", run: str, name: str, *, trial: int | None = None
+) -> dict[str, str]:
+    """What an experiment said of an artifact; arguments and errors as of `load`."""
+    with opened(db) as store:
+        path = _checked_file(store, run, name, trial)
+    with safe_open(path, framework="np") as file:
+        stored: dict[str, str] = json.loads(file.metadata()[_METADATA])
+    return stored
+
+
+def _checked_file(store: Store, run: str, name: str, trial: int | None) -> Path:
+    uid = resolve_run(store, run)
+    rows = list_artifacts(store, uid)
+    found = [row for row in rows if row["name"] == name and row["trial"] == trial]
+    if not found:
+        of = "the run" if trial is None else f"trial {trial}"
+        names = {row["name"] for row in rows if row["trial"] == trial}
+        raise UnknownNameError(f"artifact of {of}", name, names, f"Run {uid} has none there.")
+    path = path_of(folder(store), found[0]["sha256"])
+    if (wrong := wrong_with(path, found[0]["sha256"])) is not None:
+        raise StoreError(f"Artifact {name!r} of run {uid} {wrong}.")
+    return path
+
+
+def wrong_with(path: Path, sha256: str) -> str | None:
+    """What is wrong with an artifact's file, as the end of a sentence; None if nothing is."""
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return f"has lost its file, {path}"
+    except OSError as error:
+        return f"cannot be read: {path}: {error.strerror}"
+    return None if digest == sha256 else f"was altered: {path} is not what was written"
+
+
+def list_artifacts(store: Store, uid: str) -> list[dict[str, Any]]:
+    """The artifacts of a run: `trial name kind bytes sha256`, those of the whole run first."""
+    query = """
+    SELECT a.trial, a.name, a.kind, a.bytes, a.sha256
+    FROM artifacts AS a JOIN runs AS r ON r.id = a.run_id WHERE r.uid = :uid
+    ORDER BY coalesce(a.trial, -1), a.name
+    """
+    with store.reading() as connection:
+        found = connection.execute(sa.text(query), {"uid": uid}).mappings()
+        return [dict(row) for row in found]
