@@ -1,6 +1,7 @@
 """Parts of options that several commands share."""
 
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,3 +46,16 @@ def pairs(
             raise click.BadParameter(f"{key!r} is given twice.", context, parameter)
         found[key] = text
     return found
+
+
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+
+
+def make_sure(question: str, yes: bool) -> None:
+    """Goes on if a person says yes; where nobody can be asked, only if `--yes` was given."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.ClickException("Nobody is there to be asked; add --yes. Nothing was changed.")
+    if not click.confirm(question, err=True):
+        raise click.ClickException("Nothing was changed.")

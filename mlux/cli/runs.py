@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlux.cli.bin import delete, restore
 from mlux.cli.groups import Group, examples
 from mlux.cli.options import COUNT, pairs
 from mlux.cli.output import (
@@ -38,6 +39,8 @@ def command() -> None:
 
 
 command.add_command(watch)
+command.add_command(delete)
+command.add_command(restore)
 
 
 @command.command(
@@ -60,9 +63,11 @@ command.add_command(watch)
     help="Only runs that fulfil it: \"model ~ 'gemma' and params.top_k > 3\".",
 )
 @click.option("-n", "--limit", type=COUNT, help="Only so many, the newest.")
+@click.option("--before", metavar="RUN", help="Only runs older than this one: the next page.")
+@click.option("--deleted", is_flag=True, help="What is in the bin instead.")
 @format_option
 @pass_settings
-def list_(settings: Settings, /, output: str, **filters: Any) -> None:
+def list_(settings: Settings, /, output: str, before: str | None, **filters: Any) -> None:
     """List runs, newest first.
 
     A condition of --where compares the columns of run_overview, params.NAME and
@@ -71,12 +76,16 @@ def list_(settings: Settings, /, output: str, **filters: Any) -> None:
     """
     from mlux import store
 
-    records = store.list_runs(settings.read(), **filters)
+    database = settings.read()
+    before = before and store.resolve_run(database, before)
+    records = store.list_runs(database, before=before, **filters)
     if output in FOR_EYES:
         records = [run | _short(run) for run in records]
     show_records(records, output, COLUMNS)
+    if records and len(records) == filters["limit"]:
+        note(f"Older ones: --before {records[-1]['run']}")
     if not records:
-        note("No such runs." if any(filters.values()) else "No runs yet. Try: mlux demo")
+        note("No such runs." if any([before, *filters.values()]) else "No runs yet. Try: mlux demo")
 
 
 def _short(run: dict[str, Any]) -> dict[str, str]:

@@ -7,6 +7,7 @@ has crashed. Of another machine only the heartbeat is known.
 import os
 import socket
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -80,6 +81,13 @@ def mark_crashed(store: Store) -> set[str]:
         # Somebody holds the lock; the next reader will mark them.
         pass
     return {uid for uid, *_ in gone}
+
+
+def is_worked_on(connection: sa.Connection, uid: str) -> bool:
+    """Whether a process works on a run that is `running`."""
+    queries = (f"{_RUNNING} AND uid = :uid", f"{_WORKERS} AND r.uid = :uid")
+    rows = [connection.execute(sa.text(query), {"uid": uid}).all() for query in queries]
+    return any(is_alive(*row) for row in chain(*rows))
 
 
 _RUNNING = "SELECT uid, host, pid, heartbeat_at FROM runs WHERE status = 'running'"

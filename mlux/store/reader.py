@@ -88,6 +88,8 @@ def list_runs(
     tag: str | Mapping[str, str] | None = None,
     where: str | None = None,
     limit: int | None = None,
+    before: str | None = None,
+    deleted: bool = False,
 ) -> list[dict[str, Any]]:
     """The runs that are not deleted, newest first, each as a dict.
 
@@ -100,6 +102,8 @@ def list_runs(
         where: Only those that fulfil a condition, as in `params.top_k > 3 and tags.paper = 'fv'`
             (the language of `mlux.store.where`).
         limit: At most this many.
+        before: Only those that were filed before the run of this uid: the next page after it.
+        deleted: Those in the bin instead.
 
     Returns:
         Dicts with `run experiment model prompts status trials done failed created started
@@ -112,8 +116,12 @@ def list_runs(
     if limit is not None and not (isinstance(limit, int) and 0 <= limit < 2**31):
         raise ParameterError(f"limit is {limit!r}; give a number of runs, or None for all.")
     unmarked = mark_crashed(store)
-    conditions = ["r.deleted_at IS NULL"]
+    conditions = [f"r.deleted_at IS {'NOT NULL' if deleted else 'NULL'}"]
     values: dict[str, Any] = {"unmarked": sorted(unmarked)}
+    if before is not None:
+        # By key, not by OFFSET: a page costs the same wherever it begins.
+        conditions.append("r.id < (SELECT b.id FROM runs AS b WHERE b.uid = :before)")
+        values["before"] = before
     if experiment is not None:
         conditions.append("e.name = :experiment")
         values["experiment"] = experiment

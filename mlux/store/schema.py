@@ -1,6 +1,5 @@
 """Bringing a notebook to the newest revision: under a lock, after a backup, all or nothing."""
 
-import sqlite3
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from alembic.script import ScriptDirectory
 
 from mlux.errors import StoreError, UnknownNameError
 from mlux.store import session
-from mlux.store.sqlite_file import connect
+from mlux.store.backup import copy_database
 
 # Any number that no other program locks in the same PostgreSQL database.
 _ADVISORY_LOCK = 0x6D6C7578
@@ -42,7 +41,7 @@ def upgrade(store: session.Store) -> None:
         _check_references(connection, store.location)
 
 
-def downgrade(store: session.Store, revision: str) -> None:
+def downgrade(store: session.Store, revision: str) -> Path | None:
     """Takes a notebook back to an earlier revision, for an earlier mlux; a backup is kept.
 
     This mlux can then not use it, unless it upgrades it again.
@@ -50,6 +49,9 @@ def downgrade(store: session.Store, revision: str) -> None:
     Args:
         store: The notebook, open for writing; to be closed after this.
         revision: Such as `r0001`.
+
+    Returns:
+        The backup; None on a server.
 
     Raises:
         UnknownNameError: If there is no such revision.
@@ -62,10 +64,12 @@ def downgrade(store: session.Store, revision: str) -> None:
         if revision not in known:
             raise UnknownNameError("revision", revision, known)
         found = _revision(connection)
+        backup = None
         if found is not None and store.path is not None:
-            _back_up(store.path, found)
+            backup = _back_up(store.path, found)
         command.downgrade(config, revision)
         _check_references(connection, store.location)
+    return backup
 
 
 def _config(connection: sa.Connection) -> Config:
@@ -91,20 +95,7 @@ def _revision(connection: sa.Connection) -> str | None:
 def _back_up(path: Path, revision: str) -> Path:
     """Copies the file as it was last committed to `NAME.backup-REVISION`."""
     target = path.with_name(f"{path.name}.backup-{revision}")
-    partial = target.with_name(target.name + ".partial")
-    try:
-        partial.unlink(missing_ok=True)
-        source, copy = connect(path, "mode=ro"), sqlite3.connect(partial)
-        try:
-            source.backup(copy)
-            # One file, complete in itself, wherever it is copied to.
-            copy.execute("PRAGMA journal_mode = DELETE")
-        finally:
-            copy.close()
-            source.close()
-        partial.replace(target)
-    except (OSError, sqlite3.Error) as error:
-        raise StoreError(f"Cannot back up {path} before its upgrade: {error}.") from error
+    copy_database(path, target)
     return target
 
 

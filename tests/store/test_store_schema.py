@@ -15,31 +15,18 @@ from alembic.config import Config
 from synthetic import write_run
 
 from mlux.errors import StoreError
-from mlux.store import Store, list_runs, schema, session
+from mlux.store import Store, drift, list_runs, schema, session
 from mlux.store.tables import Base
 from mlux.store.views import VIEWS
 
 
 def schema_of(path: Path) -> dict[str, str]:
     """Name → the SQL that made it, white space aside and constraints in order."""
-    with closing(sqlite3.connect(path)) as connection:
-        rows = connection.execute(
-            "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL "
-            "AND name NOT LIKE 'sqlite_%' AND name <> 'alembic_version'"
-        ).fetchall()
-    return {name: normal(sql) for name, sql in rows}
-
-
-def normal(sql: str) -> str:
-    # A table that was renamed has its name in quotes.
-    sql = " ".join(sql.replace('"', "").split())
-    table = re.fullmatch(r"(CREATE TABLE \w+) \( (.*) \)(.*)", sql)
-    if table is None:
-        return sql
-    parts = re.split(r", (?=CONSTRAINT|\w+ (?:INTEGER|TEXT|REAL))", table[2].rstrip())
-    columns = [part for part in parts if not part.startswith("CONSTRAINT")]
-    constraints = sorted(part for part in parts if part.startswith("CONSTRAINT"))
-    return " | ".join([table[1], *columns, *constraints, table[3].strip()])
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        found = drift.statements(connection)
+    engine.dispose()
+    return found
 
 
 def test_the_migrated_schema_is_that_of_the_tables(
