@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from random_llama import random_llama
+
 from mlux.engine import HookedModel, sites  # before MLX, which binds its BLAS at once
 from mlux.engine.batching import TokenBatch
 from mlux.methods.lens import logit_lens
@@ -24,16 +26,6 @@ from mlux.methods.lens import logit_lens
 import mlx.core as mx  # isort: skip
 
 BATCH, LENGTH = 8, 64
-SIZES = {
-    "model_type": "llama",
-    "hidden_size": 512,
-    "num_hidden_layers": 12,
-    "intermediate_size": 1376,
-    "num_attention_heads": 8,
-    "rms_norm_eps": 1e-5,
-    "vocab_size": 4096,
-    "tie_word_embeddings": True,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,16 +39,6 @@ class Way:
 
     run: Callable[[], Sequence[mx.array]]
     allowed: float = 1.05
-
-
-def random_llama() -> HookedModel:
-    """40 million parameters, float32."""
-    from mlx_lm.models import llama
-
-    mx.random.seed(0)
-    model = llama.Model(llama.ModelArgs.from_dict(SIZES))
-    mx.eval(model.parameters())
-    return HookedModel(model, None, config=SIZES)
 
 
 def ways_of(model: HookedModel) -> dict[str, Way]:

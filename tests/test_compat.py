@@ -43,6 +43,8 @@ DOCUMENTED = (
     "mlux.methods.two_hop", "mlux.methods.entity_binding", "mlux.methods.prompt_rows",
     "mlux.engine.spans", "mlux.prompts.few_shot",
     "mlux.prompts.tasks",
+    "mlux.methods.edits",
+    "mlux.methods.budget",
 )  # fmt: skip
 METHODS = [importlib.import_module(name) for name in DOCUMENTED if ".methods." in name]
 PUBLIC = [

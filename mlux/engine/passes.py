@@ -137,12 +137,10 @@ class Pass:
 
     def add_captures(self, paths: Iterable[str]) -> None:
         """Keeps what flows on at each path; added after the hooks, it sees their edits."""
+        # Not a method: a pass that refers to itself would hold its arrays until Python looks for
+        # cycles, and the memory of one prompt would still be there while the next one runs.
         for path in dict.fromkeys(paths):
-            self.add_hook(path, self._capture)
-
-    def _capture(self, inputs: tuple[Any, ...], output: Any, wrapper: HookWrapper) -> None:
-        array = output if isinstance(output, mx.array) else _first_array(output, wrapper)
-        self.captured[wrapper.path] = snapshot(array)
+            self.add_hook(path, _capture_into(self.captured))
 
     def run(self, forward: Callable[[], Any]) -> Any:
         """Runs a forward pass with the hooks installed.
@@ -313,6 +311,14 @@ class Pass:
             edited = self._apply(action, (call.q, call.k, call.v), edited)
         # A pattern that was only looked at leaves the model's own result, bit for bit.
         return z if edited is pattern else call.attend(edited)
+
+
+def _capture_into(captured: dict[str, mx.array]) -> Hook:
+    def capture(inputs: tuple[Any, ...], output: Any, wrapper: HookWrapper) -> None:
+        array = output if isinstance(output, mx.array) else _first_array(output, wrapper)
+        captured[wrapper.path] = snapshot(array)
+
+    return capture
 
 
 def _first_array(output: Any, wrapper: HookWrapper) -> mx.array:

@@ -126,6 +126,7 @@ class Running:
         hooks: Iterable[str] | Callable[[str], bool] | None = None,
         *,
         positions: mx.array | None = None,
+        edits: Sequence[tuple[str, Hook]] = (),
     ) -> tuple[mx.array, ActivationCache]:
         """Runs the model and keeps activations.
 
@@ -142,6 +143,7 @@ class Running:
             hooks: Paths, or a predicate on the paths of `available_hooks`; by default the residual
                 stream after each block and what each attention and MLP adds.
             positions: [batch], the one position of each row to unembed; by default all.
+            edits: Hooks as in `run_with_hooks`; what is kept is what flows on after them.
 
         Returns:
             Logits [batch, seq, vocab_size] ([batch, 1, vocab_size] with `positions`), and the
@@ -155,7 +157,7 @@ class Running:
             HookError: If the model lacks what a path names, or never ran it.
         """
         tokens = self.to_batch(x).tokens
-        state = self._pass()
+        state = self._hooked_pass(edits, ())
         state.add_captures(self._select(hooks))
         _check_positions(positions, tokens.shape)
         self._unembed_only(state, positions)

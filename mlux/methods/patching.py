@@ -1,17 +1,22 @@
 """Activation patching: where in the model the difference between two prompts is decided.
 
-Denoising: the corrupted prompt runs, and one activation at a time is replaced by what it is in the
-clean run. The effect is normalised so that 0 is the corrupted run and 1 the clean one:
+One prompt runs, and one activation at a time is replaced by what it is in the run of another prompt
+of as many tokens. Denoising runs the corrupted prompt with activations of the clean one and finds
+what suffices; noising runs the clean prompt with activations of the corrupted one and finds what is
+necessary. The effect is normalised so that 0 is the run that is patched and 1 the one that the
+patch comes from:
 
-    effect = (patched − corrupted) / (clean − corrupted)
+    effect = (patched - base) / (source - base)
 
-where each stands for logit(answer) − logit(wrong answer) at the last position of that run. Source:
-Meng et al. (2022); definitions and metric after Zhang & Nanda (2024), "Towards best practices of
-activation patching".
+where each stands for logit(answer) - logit(wrong answer) at the last position of that run. Source:
+Meng et al. (2022), "Locating and editing factual associations in GPT"; directions and metrics after
+Zhang & Nanda (2024), "Towards best practices of activation patching in language models".
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 import mlx.core as mx
 
@@ -19,18 +24,36 @@ from mlux.engine import HookedModel
 from mlux.engine.arrays import numbers
 from mlux.engine.trials import MEMORY
 from mlux.errors import PromptError
-from mlux.methods.sweeps import (
-    BasePass,
-    Edit,
-    Row,
-    SiteName,
-    base_pass,
-    edits_of,
-    largest_batch,
-    layers_with,
-    rows_within,
-    sweep,
-)
+from mlux.methods.edits import Edit, Row, SiteName, every_edit
+from mlux.methods.scores import answer_logprob, kl_divergence, logit_diff, scored_logits
+from mlux.methods.sweeps import sweep_edits
+
+__all__ = [
+    "Direction", "PatchEffect", "PatchingResult", "activation_patching", "elsewhere", "every_edit",
+    "every_head", "random_sets", "strongest", "together",
+]  # fmt: skip
+
+Direction = Literal["denoising", "noising"]
+Head = tuple[int, int]
+"""(layer, head)."""
+
+
+class PatchEffect(NamedTuple):
+    """What one patch does.
+
+    Attributes:
+        row: The edits.
+        logit_diff: logit(answer) - logit(wrong answer) with them.
+        effect: Normalised: 0 is the run that is patched, 1 the one that the patch comes from.
+        probability: The answer's.
+        kl_to_clean: KL(clean prediction ‖ patched prediction) in nats.
+    """
+
+    row: Row
+    logit_diff: float
+    effect: float
+    probability: float
+    kl_to_clean: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,36 +61,14 @@ class PatchingResult:
     """The effect of every patch, and the two runs it lies between.
 
     Attributes:
-        effects: (edits of a row, logit difference, normalised effect) of every patch.
+        effects: Of every patch.
         clean: The clean run's logit difference.
         corrupted: The corrupted run's logit difference.
     """
 
-    effects: tuple[tuple[Row, float, float], ...]
+    effects: tuple[PatchEffect, ...]
     clean: float
     corrupted: float
-
-
-def every_edit(model: HookedModel, site: SiteName, seq: int, *, by_position: bool) -> list[Edit]:
-    """One edit a layer, and a head for the site `head`, and with `by_position` a position.
-
-    Example:
-        >>> from mlux import HookedModel
-        >>> model = HookedModel.from_pretrained("demo")
-        >>> len(every_edit(model, "head", 10, by_position=False))
-        24
-    """
-    positions = list(range(seq)) if by_position else [None]
-    edits = []
-    for layer in layers_with(model, site):
-        n_heads = model.anatomy.blocks[layer].n_heads
-        heads = list(range(n_heads)) if site == "head" else [None]
-        edits += [
-            Edit(site=site, layer=layer, head=head, position=position)
-            for head in heads
-            for position in positions
-        ]
-    return edits
 
 
 def activation_patching(
@@ -78,9 +79,11 @@ def activation_patching(
     answer: int,
     wrong_answer: int,
     edits: Sequence[Row],
+    direction: Direction = "denoising",
+    itself: bool = False,
     memory: int = MEMORY,
 ) -> PatchingResult:
-    """Patches activations of the clean run into the corrupted run, one edit at a time.
+    """Patches activations of one run into the other, one row of edits at a time.
 
     Args:
         model: The model.
@@ -89,7 +92,9 @@ def activation_patching(
         answer: The clean prompt's answer token.
         wrong_answer: The corrupted prompt's answer token.
         edits: What to patch, one row each.
-        memory: Bytes for what the passes keep.
+        direction: `denoising` patches the corrupted run, `noising` the clean one.
+        itself: Patch the run into itself: a control whose effects are exactly 0.
+        memory: Bytes that it may hold at once beside the model.
 
     Example:
         >>> from mlux import HookedModel
@@ -101,38 +106,135 @@ def activation_patching(
         >>> result = activation_patching(
         ...     model, clean, corrupted, answer=mary, wrong_answer=john, edits=edits
         ... )
-        >>> result.effects[0][2]  # the whole residual stream is everything
+        >>> result.effects[0].effect  # the whole residual stream is everything
         1.0
 
     Raises:
         PromptError: If the prompts differ in length, or the model does not tell them apart.
+        ParameterError: If one row alone needs more memory.
     """
     if len(clean) != len(corrupted):
         raise PromptError(
             f"Patching needs two prompts of equal length; the clean one has {len(clean)} tokens "
             f"and the corrupted one {len(corrupted)}."
         )
-    position = len(clean) - 1
-    rows = rows_within(model, seq=len(clean), n_edits=largest_batch(edits), budget=memory)
-    patched_sites = sorted({edit.site for row in edits for edit in edits_of(row)})
+    ends = [_last_logits(model, ids) for ids in (clean, corrupted)]
+    at_clean, at_corrupted = (numbers(logit_diff(x, answer, wrong_answer))[0] for x in ends)
+    _require_difference(at_clean, at_corrupted)
+    base, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
+    span = at_clean - at_corrupted if direction == "denoising" else at_corrupted - at_clean
+    effects: list[PatchEffect] = []
+    given = base if itself else source
+    for part in sweep_edits(model, base, edits, source=given, memory=memory):
+        assert part.source is not None
+        low, patched = (
+            numbers(logit_diff(x, answer, wrong_answer)) for x in (part.base, part.logits)
+        )
+        high = (
+            [value + span for value in low]
+            if itself
+            else numbers(logit_diff(part.source, answer, wrong_answer))
+        )
+        probabilities = numbers(mx.exp(answer_logprob(part.logits, answer)))
+        divergences = numbers(kl_divergence(ends[0][0], part.logits))
+        effects += [
+            PatchEffect(
+                row,
+                patched[i],
+                (patched[i] - low[i]) / (high[i] - low[i]),
+                probabilities[i],
+                divergences[i],
+            )
+            for i, row in enumerate(part.rows)
+        ]
+    return PatchingResult(effects=tuple(effects), clean=at_clean, corrupted=at_corrupted)
 
-    def run(ids: Sequence[int]) -> BasePass:
-        return base_pass(model, ids, rows=rows, position=position, site=patched_sites)
 
-    def logit_diff(logits: mx.array) -> list[float]:
-        logits = logits.astype(mx.float32)
-        values: list[float] = numbers(logits[:, answer] - logits[:, wrong_answer])
-        return values
+def _last_logits(model: HookedModel, ids: Sequence[int]) -> mx.array:
+    return scored_logits(model, mx.array([list(ids)]), mx.array([len(ids) - 1]))
 
-    base, source = run(corrupted), run(clean)
-    low, high = logit_diff(base.logits), logit_diff(source.logits)
-    if high[0] == low[0]:
+
+def _require_difference(clean: float, corrupted: float) -> None:
+    if abs(clean - corrupted) <= 1e-6 * max(1.0, abs(clean)):
         raise PromptError(
-            f"The clean and the corrupted prompt have the same logit difference ({high[0]:.3g}), "
+            f"The clean and the corrupted prompt have the same logit difference ({clean:.3g}), "
             "so no effect can be normalised."
         )
-    effects = []
-    for chunk, logits in sweep(model, base, source.cache, edits, position=position):
-        for row, (edit, patched) in enumerate(zip(chunk, logit_diff(logits), strict=False)):
-            effects.append((edit, patched, (patched - low[row]) / (high[row] - low[row])))
-    return PatchingResult(effects=tuple(effects), clean=high[0], corrupted=low[0])
+
+
+def elsewhere(
+    model: HookedModel, edits: Sequence[Edit], seq: int, generator: random.Random
+) -> list[Edit]:
+    """The same edits with what the source holds at a random other place: a control.
+
+    A position gets the activation of another position, and a head that is patched everywhere that
+    of another head. It disturbs as much, but brings nothing that belongs there.
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> edit = Edit(site="resid_pre", layer=2, position=1)
+        >>> elsewhere(model, [edit], 2, random.Random(0))[0].source_position
+        0
+    """
+    moved = []
+    for edit in edits:
+        if edit.position is not None and seq > 1:
+            other = generator.choice([place for place in range(seq) if place != edit.position])
+            moved.append(replace(edit, source_position=other))
+        elif edit.head is not None and model.anatomy.blocks[edit.layer].n_heads > 1:
+            heads = range(model.anatomy.blocks[edit.layer].n_heads)
+            other = generator.choice([head for head in heads if head != edit.head])
+            moved.append(replace(edit, source_head=other))
+    return moved
+
+
+def strongest(effects: Mapping[Head, Sequence[float]], count: int) -> list[Head]:
+    """The heads of the largest mean effect, the largest first.
+
+    Args:
+        effects: Head → its effect on each of some prompts.
+        count: How many.
+
+    Example:
+        >>> strongest({(0, 1): [0.1, 0.2], (3, 0): [0.9, 0.5]}, 1)
+        [(3, 0)]
+    """
+    return sorted(effects, key=lambda head: -sum(effects[head]) / len(effects[head]))[:count]
+
+
+def every_head(model: HookedModel) -> list[Head]:
+    """(layer, head) of every head that the model has.
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> len(every_head(HookedModel.from_pretrained("demo")))
+        24
+    """
+    blocks = enumerate(model.anatomy.blocks)
+    return [(layer, head) for layer, block in blocks for head in range(block.n_heads)]
+
+
+def random_sets(
+    model: HookedModel, like: Sequence[Head], count: int, generator: random.Random
+) -> list[list[Head]]:
+    """Sets of as many random heads, none of them among the given ones: a control.
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> [len(heads) for heads in random_sets(model, [(2, 0), (2, 3)], 3, random.Random(0))]
+        [2, 2, 2]
+    """
+    others = [head for head in every_head(model) if head not in set(like)]
+    return [generator.sample(others, min(len(like), len(others))) for _ in range(count)]
+
+
+def together(heads: Iterable[Head], site: SiteName = "head") -> Row:
+    """One row that edits all of these heads.
+
+    Example:
+        >>> len(together([(2, 0), (2, 3)]))
+        2
+    """
+    return tuple(Edit(site=site, layer=layer, head=head) for layer, head in heads)

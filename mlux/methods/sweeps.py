@@ -9,63 +9,37 @@ changes nothing changes not one bit, whatever the matrix library does with the e
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import mlx.core as mx
 
-from mlux.engine import ActivationCache, HookedModel, HookWrapper, sites
+from mlux.engine import ActivationCache, HookedModel, sites
+from mlux.engine.memory import below
 from mlux.engine.passes import Hook
+from mlux.engine.trials import MEMORY
+from mlux.errors import PromptError
+from mlux.methods.budget import ceiling, rows_in_budget
+from mlux.methods.edits import (
+    HEAD_SITES,
+    SITES,
+    Edit,
+    Row,
+    SiteName,
+    Source,
+    by_first_layer,
+    edits_of,
+    every_edit,
+    largest_batch,
+    layers_with,
+    path_of,
+    replacing,
+)
+from mlux.methods.scores import kl_divergence
 
-SiteName = Literal["resid_pre", "resid_post", "attn_out", "mlp_out", "head"]
-SITES: tuple[SiteName, ...] = ("resid_pre", "resid_post", "attn_out", "mlp_out", "head")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Edit:
-    """Replace a site by what a source holds there, or at another layer or position.
-
-    Attributes:
-        site: What is replaced.
-        layer: In which block.
-        head: Which head, for the site `head`; None for all.
-        position: At which position; None for all.
-        source_layer: The block that the replacement comes from; None for the same.
-        source_position: The position that it comes from; None for the same. With it, `position`
-            is one position.
-    """
-
-    site: SiteName
-    layer: int
-    head: int | None = None
-    position: int | None = None
-    source_layer: int | None = None
-    source_position: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.source_position is not None and self.position is None:
-            raise ValueError("source_position needs the one position that it goes to")
-
-    @property
-    def path(self) -> str:
-        """The hook path of what is replaced."""
-        return path_of(self.site, self.layer)
-
-    @property
-    def source_path(self) -> str:
-        """The path under which a source holds the replacement."""
-        layer = self.layer if self.source_layer is None else self.source_layer
-        return path_of(self.site, layer)
-
-
-Row = Edit | tuple[Edit, ...]
-"""What one row of a sweep does: one edit, or several at once."""
-
-Source = Mapping[str, mx.array]
-"""Path → replacement, of the shape that the path has in the base pass or broadcastable to it."""
-
-
-Origin = tuple[str, int | None]
-"""The path and position of a source that replacements come from; None for their own position."""
+__all__ = [
+    "HEAD_SITES", "SITES", "BasePass", "Edit", "Row", "SiteName", "Source", "Swept", "base_pass",
+    "edits_of", "every_edit", "largest_batch", "layers_with", "path_of", "row_hooks",
+    "rows_within", "sweep", "sweep_edits",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,42 +50,31 @@ class BasePass:
         tokens: What was run, [rows, seq].
         cache: Activations by path, [rows, …].
         logits: At the scored position, [rows, vocab_size].
+        hooks: What is part of the base itself, such as the noise of a causal trace.
     """
 
     tokens: mx.array
     cache: ActivationCache
     logits: mx.array
+    hooks: tuple[tuple[str, Hook], ...] = ()
 
 
-def path_of(site: SiteName, layer: int) -> str:
-    """The hook path of a site; heads are read together, as z.
+@dataclass(frozen=True, kw_only=True)
+class Swept:
+    """Some rows of a sweep and what became of them.
 
-    Example:
-        >>> path_of("head", 2)
-        'model.layers.2.self_attn.z'
+    Attributes:
+        rows: The rows, n of them.
+        logits: After their edits, [n, vocab_size].
+        base: Without them, [n, vocab_size], each from the row in which the edits were made.
+        source: Of the prompt that the replacements come from, [n, vocab_size], likewise; None for
+            a source of arrays.
     """
-    if site == "head":
-        return sites.tap(layer, "z")
-    makers = {
-        "resid_pre": sites.resid_pre,
-        "resid_post": sites.resid_post,
-        "attn_out": sites.attn_out,
-        "mlp_out": sites.mlp_out,
-    }
-    return makers[site](layer)
 
-
-def layers_with(model: HookedModel, site: SiteName) -> list[int]:
-    """The layers that have a site; hybrid architectures lack some in some layers.
-
-    Example:
-        >>> from mlux import HookedModel
-        >>> model = HookedModel.from_pretrained("demo")
-        >>> layers_with(model, "attn_out")
-        [0, 1, 2, 3, 4, 5]
-    """
-    layers = range(len(model.layers))
-    return [layer for layer in layers if model.anatomy.reason(layer, site) is None]
+    rows: tuple[Row, ...]
+    logits: mx.array
+    base: mx.array
+    source: mx.array | None
 
 
 def base_pass(
@@ -120,16 +83,22 @@ def base_pass(
     *,
     rows: int,
     position: int,
-    site: SiteName | Sequence[SiteName],
+    site: SiteName | Sequence[SiteName] = (),
+    starts: Sequence[int] | None = None,
+    keep: Sequence[str] = (),
+    hooks: Sequence[tuple[str, Hook]] = (),
 ) -> BasePass:
-    """Runs a prompt once in every row and keeps what edits of a site need.
+    """Runs a prompt once in every row and keeps what edits need.
 
     Args:
         model: The model.
         ids: The prompt's token ids.
         rows: Rows of the batch.
         position: The scored position.
-        site: The site or sites that edits will replace.
+        site: Sites to keep in every layer that has them.
+        starts: The layers at which edits begin, whose input is kept; by default all.
+        keep: Further paths to keep.
+        hooks: What is done to the base itself.
 
     Example:
         >>> from mlux import HookedModel
@@ -139,16 +108,21 @@ def base_pass(
         (2, 1466)
     """
     tokens = mx.broadcast_to(mx.array(list(ids), dtype=mx.int32), (rows, len(ids)))
-    paths = [sites.resid_pre(layer) for layer in range(len(model.layers))]
+    starts = range(len(model.layers)) if starts is None else starts
+    paths = [sites.resid_pre(layer) for layer in starts]
     for name in [site] if isinstance(site, str) else site:
         paths += [path_of(name, layer) for layer in layers_with(model, name)]
-    scored = mx.full((rows,), position, dtype=mx.int32)
-    logits, cache = model.run_with_cache(tokens, hooks=paths, positions=scored)
-    return BasePass(tokens=tokens, cache=cache, logits=logits[:, 0])
+    logits, cache = model.run_with_cache(
+        tokens,
+        hooks=dict.fromkeys([*paths, *keep]),
+        positions=mx.full((rows,), position, dtype=mx.int32),
+        edits=hooks,
+    )
+    return BasePass(tokens=tokens, cache=cache, logits=logits[:, 0], hooks=tuple(hooks))
 
 
 def rows_within(model: HookedModel, *, seq: int, n_edits: int, budget: int = 1 << 30) -> int:
-    """How many rows a sweep's batches may have: no more than edits, and within a memory budget.
+    """A guess at how many rows fit, from the width of what passes keep; see `rows_in_budget`.
 
     Args:
         model: The model.
@@ -201,13 +175,13 @@ def sweep(
         Some of the rows, and the logits [rows, vocab_size] whose first rows are theirs, evaluated.
     """
     rows = base.logits.shape[0]
-    for layer, of_layer in _by_first_layer(edits):
+    for layer, of_layer in by_first_layer(edits):
         for start in range(0, len(of_layer), rows):
             chunk = tuple(of_layer[start : start + rows])
             logits, _ = model.run_from(
                 layer,
                 base.cache[sites.resid_pre(layer)],
-                hooks=row_hooks(list(map(edits_of, chunk)), base, source),
+                hooks=[*base.hooks, *replacing(list(map(edits_of, chunk)), source)],
                 positions=mx.full((rows,), position, dtype=mx.int32),
                 tokens=base.tokens,
             )
@@ -216,37 +190,113 @@ def sweep(
             yield chunk, logits
 
 
-def edits_of(row: Row) -> tuple[Edit, ...]:
-    """The edits of a row.
+def sweep_edits(
+    model: HookedModel,
+    ids: Sequence[int],
+    edits: Sequence[Row],
+    *,
+    source: Sequence[int] | Source,
+    position: int | None = None,
+    memory: int = MEMORY,
+) -> Iterator[Swept]:
+    """Plans a sweep within a memory budget and runs it: passes, batches and all.
+
+    Only the inputs of layers at which edits begin and the sites that they replace are kept.
+
+    Args:
+        model: The model.
+        ids: The prompt that is edited.
+        edits: What to try, one row each.
+        source: The prompt that replacements come from, as long as the first; or arrays by path.
+        position: The scored position; by default the last.
+        memory: Bytes that it may hold at once, beside the model and the arrays of a source.
 
     Example:
-        >>> edits_of(Edit(site="head", layer=2, head=0))[0].layer
-        2
+        >>> from mlux import HookedModel
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> ids, others = model.tokenize("mary lives in"), model.tokenize("john lives in")
+        >>> edits = every_edit(model, "head", len(ids), by_position=False)
+        >>> sum(len(part.rows) for part in sweep_edits(model, ids, edits, source=others))
+        24
+
+    Raises:
+        PromptError: If the prompts differ in length.
+        ParameterError: If one row alone needs more memory.
     """
-    return (row,) if isinstance(row, Edit) else row
+    other = None if isinstance(source, Mapping) else list(source)
+    arrays: Source = source if isinstance(source, Mapping) else {}
+    if other is not None and len(ids) != len(other):
+        raise PromptError(
+            f"Patching needs two prompts of equal length; they have {len(ids)} and {len(other)} "
+            "tokens."
+        )
+    if not edits:
+        return
+    position = len(ids) - 1 if position is None else position
+    starts = [layer for layer, _ in by_first_layer(edits)]
+    taken = sorted({edit.source_path for row in edits for edit in edits_of(row)})
+
+    def passes(rows: int) -> tuple[BasePass, BasePass | None]:
+        base = base_pass(model, ids, rows=rows, position=position, starts=starts)
+        if other is None:
+            return base, None
+        return base, base_pass(model, other, rows=rows, position=position, starts=(), keep=taken)
+
+    kinds = _one_of_each_kind(edits)
+
+    def trial(rows: int) -> object:
+        base, given = passes(rows)
+        held = [kl_divergence(base.logits, base.logits), base.logits + 0]
+        batches = sweep(
+            model, base, given.cache if given else arrays, [kinds] * rows, position=position
+        )
+        for _, logits in batches:
+            mx.eval(held, kl_divergence(base.logits, logits))
+        return held
+
+    rows = rows_in_budget(
+        model,
+        trial,
+        key=("sweep", len(ids), tuple(starts), tuple(taken), other is None, len(kinds)),
+        budget=memory,
+        most=largest_batch(edits),
+        seq=len(ids),
+    )
+    top = ceiling(memory)
+    with below(top):
+        base, given = passes(rows)
+    replacements = given.cache if given else arrays
+    batches = sweep(model, base, replacements, edits, position=position)
+    while True:
+        with below(top):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        chunk, logits = batch
+        n = len(chunk)
+        yield Swept(
+            rows=chunk,
+            logits=logits[:n],
+            base=base.logits[:n],
+            source=given.logits[:n] if given else None,
+        )
 
 
-def largest_batch(edits: Sequence[Row]) -> int:
-    """The most rows that begin at one layer, and so can share a batch.
-
-    Example:
-        >>> largest_batch([Edit(site="attn_out", layer=layer) for layer in (0, 1, 1)])
-        2
-    """
-    return max(len(of_layer) for _, of_layer in _by_first_layer(edits))
-
-
-def _by_first_layer(edits: Sequence[Row]) -> list[tuple[int, list[Row]]]:
-    by_layer: dict[int, list[Row]] = {}
+def _one_of_each_kind(edits: Sequence[Row]) -> tuple[Edit, ...]:
+    """For each path and origin one edit: the most that the hooks of any batch could hold."""
+    kinds: dict[object, Edit] = {}
     for row in edits:
-        by_layer.setdefault(min(edit.layer for edit in edits_of(row)), []).append(row)
-    return sorted(by_layer.items())
+        for edit in edits_of(row):
+            kinds.setdefault(
+                (edit.path, edit.source_path, edit.source_head, edit.source_position), edit
+            )
+    return tuple(kinds.values())
 
 
 def row_hooks(
     rows: Sequence[Sequence[Edit]], base: BasePass, source: Source
 ) -> list[tuple[str, Hook]]:
-    """Hooks that make the edits of each row in its row of a batch, in the order of the layers.
+    """As `replacing`; the base pass, whose shapes it once needed, is not looked at.
 
     Example:
         >>> from mlux import HookedModel
@@ -258,48 +308,4 @@ def row_hooks(
         >>> [path for path, _ in row_hooks([[edit]], base, base.cache)]
         ['model.layers.2.self_attn']
     """
-    placed: dict[str, dict[Origin, list[tuple[int, Edit]]]] = {}
-    in_order = sorted(
-        ((number, edit) for number, row in enumerate(rows) for edit in row),
-        key=lambda pair: pair[1].layer,
-    )
-    for number, edit in in_order:
-        origin = (edit.source_path, edit.source_position)
-        placed.setdefault(edit.path, {}).setdefault(origin, []).append((number, edit))
-    return [
-        (path, _replacer(groups, base.cache[path].shape, source)) for path, groups in placed.items()
-    ]
-
-
-def _replacer(
-    groups: Mapping[Origin, Sequence[tuple[int, Edit]]],
-    shape: tuple[int, ...],
-    source: Source,
-) -> Hook:
-    """Replaces where a mask says so, once for each place that replacements come from."""
-    parts = []
-    for (path, place), edits in groups.items():
-        value = source[path]
-        if place is not None:
-            value = value[..., place : place + 1, :]
-        parts.append((_mask(edits, shape), value))
-
-    def replace(inputs: tuple[object, ...], output: mx.array, wrapper: HookWrapper) -> mx.array:
-        for mask, value in parts:
-            output = mx.where(mask, value.astype(output.dtype), output)
-        return output
-
-    return replace
-
-
-def _mask(edits: Sequence[tuple[int, Edit]], shape: tuple[int, ...]) -> mx.array:
-    """Which entries the edits of rows replace: boolean, broadcastable to the site's shape."""
-    rows = shape[0]
-    per_head = len(shape) == 4  # z: [rows, n_heads, seq, d_head]; all others: [rows, seq, d_model]
-    n_heads, seq = (shape[1], shape[2]) if per_head else (1, shape[1])
-    mask = mx.zeros((rows, n_heads, seq, 1), dtype=mx.bool_)
-    for row, edit in edits:
-        heads = slice(None) if edit.head is None else edit.head
-        places = slice(None) if edit.position is None else edit.position
-        mask[row, heads, places] = True
-    return mask if per_head else mask[:, 0]
+    return replacing(rows, source)

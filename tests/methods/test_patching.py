@@ -64,8 +64,8 @@ def test_patching_everything_gives_exactly_the_clean_run(
     if site in ("resid_pre", "resid_post"):
         edits = [Edit(site=site, layer=layer) for layer in range(6)]
         result = patch(model, pair, edits)
-        assert [effect for _, _, effect in result.effects] == [1.0] * 6
-        assert [logit_diff for _, logit_diff, _ in result.effects] == [result.clean] * 6
+        assert [effect for _, _, effect, *_ in result.effects] == [1.0] * 6
+        assert [logit_diff for _, logit_diff, *_ in result.effects] == [result.clean] * 6
     else:  # one layer's attention, MLP or head is only part of it
         result = patch(model, pair, [Edit(site=site, layer=0, head=0 if site == "head" else None)])
         assert result.effects[0][2] != 1.0
@@ -95,7 +95,7 @@ def test_the_sweep_equals_a_plain_loop_over_hooks(
     corrupted = loop_logit_diff(model, pair, pair.corrupted, [])
     assert result.clean == pytest.approx(clean, rel=1e-4)
     assert result.corrupted == pytest.approx(corrupted, rel=1e-4)
-    for row, logit_diff, effect in result.effects:
+    for row, logit_diff, effect, *_ in result.effects:
         patched = loop_logit_diff(model, pair, pair.corrupted, list(edits_of(row)))
         assert logit_diff == pytest.approx(patched, abs=2e-4)
         assert effect == pytest.approx((patched - corrupted) / (clean - corrupted), abs=2e-4)
@@ -156,7 +156,7 @@ def test_edits_of_one_row_are_made_together(model: HookedModel, pair: EncodedPro
     ]
     result = patch(model, pair, rows)
     assert len(result.effects) == len(rows)
-    for row, logit_diff, _ in result.effects:
+    for row, logit_diff, *_ in result.effects:
         alone = loop_logit_diff(model, pair, pair.corrupted, list(edits_of(row)))
         assert logit_diff == pytest.approx(alone, abs=2e-4)
 
