@@ -57,5 +57,12 @@ PATCHING_EFFECT = Metric(
     name="patching_effect",
     unit="fraction",
     better="higher",
-    description="Restored share of the logit difference: 0 is the corrupted run, 1 the clean.",
+    description="Share of the logit difference that a patch moves: 0 is the run that is patched, "
+    "1 the run that the patch comes from.",
+)
+KL_TO_CLEAN = Metric(
+    name="kl_to_clean",
+    unit="nats",
+    better="lower",
+    description="KL(the clean run's prediction ‖ the edited prediction) at the scored position.",
 )

@@ -106,6 +106,30 @@ def _places(axes: tuple[Axis, ...], labels: tuple[Sequence[int], ...]) -> Places
     return layers, heads, positions
 
 
+def at(
+    metric: str,
+    value: float,
+    *,
+    layer: int | None = None,
+    head: int | None = None,
+    position: int | None = None,
+) -> Values:
+    """One number at one place; what the place lacks is None.
+
+    Example:
+        >>> list(at("effect", 0.5, layer=3, head=1).rows())
+        [(3, 1, -1, 0.5)]
+    """
+    places: dict[Axis, int | None] = {"layer": layer, "head": head, "position": position}
+    index: dict[Axis, Sequence[int]] = {
+        axis: [place] for axis, place in places.items() if place is not None
+    }
+    nested: Any = value
+    for _ in index:
+        nested = [nested]
+    return Values(metric=metric, values=nested, axes=tuple(index), index=index)
+
+
 def _flatten(values: object, depth: int) -> tuple[list[float], list[int]]:
     """The numbers of an array or nested sequence in order, and its shape."""
     level, sizes = _unnested(values, depth)

@@ -16,7 +16,13 @@ MODELS = ("demo", "demo-4bit")
 JOBS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("logit_lens", {"prompts": "facts"}),
     ("induction_heads", {}),
-    ("activation_patching", {"prompts": "ioi:4", "params": {"sites": ("resid_pre", "head")}}),
+    (
+        "activation_patching",
+        {
+            "prompts": "ioi:4",
+            "params": {"sites": ("resid_pre", "head"), "controls": False, "top_heads": 0},
+        },
+    ),
 )
 
 FIRST_LAYER = """\
