@@ -99,11 +99,11 @@ def _difference(location: str, full: str, quantised: str) -> Finding:
     from mlux import compare  # pandas and SciPy, which the runs above do without
 
     metric = "answer_probability"
-    table = compare.diff(full, quantised, metric=metric, by="layer", db=location)
+    table = compare.diff(full, quantised, metric=metric, across_quantization=True, db=location)
     columns = ["layer", "n", "mean_a", "mean_b", "estimate", "low", "high", "q"]
     return Finding(
         question="What do 4 bits a weight change in the answer's probability?",
         columns=columns,
         rows=table[columns].astype(object).to_numpy().tolist(),
-        command=f"mlux compare {full} {quantised} --metric {metric}",
+        command=f"mlux compare {full} {quantised} --metric {metric} --across-quantization",
     )

@@ -124,9 +124,12 @@ def test_words_that_the_model_does_not_know_are_noted(cli: Cli, tmp_path: Path) 
     assert "1 of 2 prompts have words that demo does not know" in finished.stderr
 
 
+ACROSS = "--across-quantization"
+
+
 def test_two_runs_are_compared_with_statistics(cli: Cli, recorded_db: Path) -> None:
     runs = [run["run"] for run in _json(cli("--db", recorded_db, "runs", "list", "--json"))]
-    compared = cli("--db", recorded_db, "compare", *reversed(runs), "--json")
+    compared = cli("--db", recorded_db, "compare", *reversed(runs), ACROSS, "--json")
     rows = _json(compared)
     assert {"layer", "n", "estimate", "low", "high", "p", "q"} <= set(rows[0])
     assert {(row["baseline"], row["run"]) for row in rows} == {(runs[1], runs[0])}
@@ -139,7 +142,8 @@ def test_three_runs_are_compared_side_by_side(cli: Cli, recorded_db: Path) -> No
     three = (*runs, runs[0])
     side = cli("--db", recorded_db, "compare", *three, "--metric", "entropy", "--format", "csv")
     assert next(csv.reader(io.StringIO(side.stdout))) == ["layer", *runs]
-    found = _json(cli("--db", recorded_db, "compare", *runs, "--baseline", runs[1], "--json"))
+    options = ("--baseline", runs[1], ACROSS, "--json")
+    found = _json(cli("--db", recorded_db, "compare", *runs, *options))
     assert {(row["baseline"], row["run"]) for row in found} == {(runs[1], runs[0])}
 
 

@@ -21,7 +21,7 @@ COLUMNS = ["prompt", "layer", "value"]
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """stdout is a terminal of 80 columns without colours."""
-    monkeypatch.setattr("mlux.cli.output.on_terminal", lambda: True)
+    monkeypatch.setattr("mlux.cli.table.on_terminal", lambda: True)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("NO_COLOR", "1")
 

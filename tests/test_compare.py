@@ -132,7 +132,7 @@ def test_the_default_database(
 ) -> None:
     monkeypatch.setenv("MLUX_DB", store.location)
     assert len(compare.runs()) == 2
-    assert len(compare.diff(*pair, metric="logit_diff")) == N_LAYERS
+    assert len(compare.diff(*pair, metric="logit_diff", across_quantization=True)) == N_LAYERS
 
 
 def test_pivot_is_the_mean_side_by_side(store: Store, pair: tuple[str, str]) -> None:
@@ -169,10 +169,12 @@ def test_pivot_of_prompts_with_the_same_text_takes_them_together(store: Store) -
 
 @pytest.mark.parametrize("by", [["layer"], ["layer", "head"], ["prompt"], []])
 def test_diff_is_paired_by_prompt(store: Store, pair: tuple[str, str], by: list[str]) -> None:
-    table = compare.diff(*pair, metric="head_score", by=by, db=store, seed=3)
+    table = compare.diff(
+        *pair, metric="head_score", by=by, db=store, seed=3, across_quantization=True
+    )
     assert list(table.columns) == [
         *by,
-        *("n", "n_lost", "mean_a", "mean_b", "estimate", "low", "high", "p", "q"),
+        *("n", "n_lost", "mean_a", "mean_b", "estimate", "low", "high", "effect", "p", "q"),
     ]
     prompts = [prompt.text for prompt in make_prompts(N).prompts]
     ps = []
@@ -209,11 +211,14 @@ def test_diff_is_paired_by_prompt(store: Store, pair: tuple[str, str], by: list[
 
 
 def test_diff_says_what_to_keep_in_mind(store: Store, pair: tuple[str, str]) -> None:
-    table = compare.diff(*pair, metric="logit_diff", by=["model", "layer"], db=store)
+    table = compare.diff(
+        *pair, metric="logit_diff", by=["model", "layer"], db=store, across_quantization=True
+    )
     assert table["model"].unique().tolist() == ["toy → toy-4bit"]
     assert table.attrs["notes"] == [
         "toy is not quantised, toy-4bit is quantised to 4 bits (groups of 64): "
-        "part of a difference may be due to that."
+        "part of a difference may be due to that.",
+        "6 units are few: a BCa interval then covers less than it says.",
     ]
     assert (table.attrs["a"], table.attrs["b"]) == pair
 
@@ -223,7 +228,7 @@ def test_a_run_does_not_differ_from_itself(store: Store, pair: tuple[str, str]) 
     for column in ("estimate", "low", "high"):
         assert table[column].tolist() == [0.0] * len(table)
     assert table["p"].tolist() == table["q"].tolist() == [1.0] * len(table)
-    assert table.attrs["notes"] == []
+    assert all("few" in note for note in table.attrs["notes"])
 
 
 def test_prompts_that_only_one_run_has_are_counted_and_left_out(store: Store) -> None:
@@ -238,7 +243,10 @@ def test_prompts_that_only_one_run_has_are_counted_and_left_out(store: Store) ->
     assert table["n_lost"].tolist() == [4] * N_LAYERS
     assert_allclose(table["estimate"], 1.0)
     assert_allclose(table["mean_a"], [mean(number(t, i) for t in (0, 1, 3, 4)) for i in range(3)])
-    assert table.attrs["notes"] == [f"Run {second} is running; 1 trials are missing."]
+    assert table.attrs["notes"] == [
+        f"Run {second} is running; 1 trials are missing.",
+        "4 units are few: a BCa interval then covers less than it says, and no p below 0.12.",
+    ]
     writer.finish("crashed")
 
 

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mlux.cli.comparison import MEANS, TESTS, best_places, for_eyes, ordered
 from mlux.cli.groups import examples
+from mlux.cli.options import COUNT
 from mlux.cli.output import FOR_EYES, format_option, note, show_frame
 from mlux.cli.settings import Settings, pass_settings
 from mlux.errors import RunError, UnknownNameError
@@ -29,7 +31,8 @@ def _axes(context: click.Context, parameter: click.Parameter, value: str) -> lis
     epilog=examples(
         "mlux compare latest:logit_lens 01jd",
         "mlux compare 01ja 01jb 01jc --metric logit_diff --by layer,position",
-        "mlux compare 01ja 01jb 01jc --stats --baseline 01ja",
+        "mlux compare 01ja 01jb --stats --by layer,head --correction max-t --top 10",
+        "mlux compare 01ja 01jb --across-quantization --sort=-estimate",
     )
 )
 @click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True)
@@ -45,8 +48,23 @@ def _axes(context: click.Context, parameter: click.Parameter, value: str) -> lis
 @click.option(
     "--baseline", metavar="RUN", help="What to take differences from; default: the first."
 )
-@click.option("--stats", is_flag=True, help="Differences, with intervals and tests.")
+@click.option("--stats", is_flag=True, help="Differences with interval, effect size, p and q.")
 @click.option("--side-by-side", is_flag=True, help="A column for each, also of two runs.")
+@click.option("--unpaired", is_flag=True, help="For runs on different prompts.")
+@click.option(
+    "--across-quantization", is_flag=True, help="Compare models of different precision, too."
+)
+@click.option(
+    "--correction",
+    type=click.Choice(["bh", "max-t"]),
+    default="bh",
+    show_default=True,
+    help="How p becomes q.",
+)
+@click.option("--margin", type=float, help="Also test that they differ by less than this.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the resampling.")
+@click.option("--sort", metavar="COLUMN", help="Order the rows; -COLUMN puts the largest first.")
+@click.option("--top", type=COUNT, help="Only so many rows; unsorted: those that differ most.")
 @format_option
 @pass_settings
 def command(
@@ -58,51 +76,88 @@ def command(
     baseline: str | None,
     stats: bool,
     side_by_side: bool,
+    unpaired: bool,
+    across_quantization: bool,
+    correction: str,
+    margin: float | None,
+    seed: int,
+    sort: str | None,
+    top: int | None,
     output: str,
 ) -> None:
     """Compare runs side by side, with intervals and tests.
 
     Two runs, --stats and --baseline give differences, paired by prompt: estimate,
     interval, p, and q corrected over the rows. More runs give a column for each.
+    The best value is marked with *.
     """
     runs = runs if baseline is None else (baseline, *(run for run in runs if run != baseline))
     if len(runs) < 2:
         raise click.UsageError("Give at least two runs to compare.")
     if side_by_side and (stats or baseline):
         raise click.UsageError("--side-by-side shows no differences: leave --stats, --baseline.")
-    from mlux import compare
-
     metric = metric or _first_shared(settings, runs)
     if stats or baseline or (len(runs) == 2 and not side_by_side):
-        frame = _differences(settings, runs, metric, by, output)
+        frame = _differences(
+            *(settings, runs, metric, by),
+            paired=not unpaired,
+            across_quantization=across_quantization,
+            correction=correction,
+            margin=margin,
+            seed=seed,
+        )
+        shown, marked = ordered(frame, sort, top, by="p"), ["estimate"]
     else:
-        frame = compare.pivot(runs, metric=metric, by=by, db=settings.location).reset_index()
-    show_frame(frame, output)
+        frame = _side_by_side(settings, runs, metric, by)
+        marked = [name for name in frame.columns if name not in by]
+        shown = ordered(frame, sort, top, by=marked)
+    if output not in FOR_EYES:
+        return show_frame(shown, output)
+    best = best_places(shown[marked], _better(settings, runs[0], metric))
+    if "estimate" in shown:
+        shown = for_eyes(shown, by, TESTS if stats else MEANS)
+    return show_frame(shown, output, marks=best)
+
+
+def _side_by_side(
+    settings: Settings, runs: Sequence[str], metric: str, by: list[str]
+) -> "DataFrame":
+    """The mean of each run in a column of its own."""
+    from mlux import compare
+
+    return compare.pivot(runs, metric=metric, by=by, db=settings.location).reset_index()
 
 
 def _differences(
-    settings: Settings, runs: Sequence[str], metric: str, by: list[str], output: str
+    settings: Settings, runs: Sequence[str], metric: str, by: list[str], **options: object
 ) -> "DataFrame":
-    """How each run differs from the first, one below the other."""
+    """How each run differs from the first, one below the other; q is corrected over all rows."""
     import pandas as pd
 
-    from mlux import compare
+    from mlux import compare, stats
 
     found = [
-        compare.diff(runs[0], run, metric=metric, by=by, db=settings.location) for run in runs[1:]
+        compare.diff(runs[0], run, metric=metric, by=by, db=settings.location, **options)  # type: ignore[arg-type] # click has checked them
+        for run in runs[1:]
     ]
     for frame in found:
-        note(f"{metric}: {frame.attrs['b']} minus {frame.attrs['a']}, paired by prompt.")
+        note(f"{metric}: {frame.attrs['b']} minus {frame.attrs['a']}, {frame.attrs['method']}.")
+    attrs = found[0].attrs
+    across = f"{len(found)} runs of " if len(found) > 1 else ""
+    note(
+        f"{100 * attrs['level']:.0f} % intervals, {attrs['n_resamples']:,} resamples, seed "
+        f"{attrs['seed']}; q: {across}{attrs['correction']}."
+    )
     for warning in dict.fromkeys(text for frame in found for text in frame.attrs["notes"]):
         note(f"Note: {warning}")
     named = [frame.assign(run=frame.attrs["b"], baseline=frame.attrs["a"]) for frame in found]
     for frame in named:
         frame.attrs = {}
-    table: DataFrame = pd.concat([frame[["run", "baseline", *found[0].columns]] for frame in named])
-    if output in FOR_EYES:
-        # What the notes say already, or what says nothing, would cost the width of two numbers.
-        idle = ["baseline", *(["run"] if len(found) == 1 else [])]
-        table = table.drop(columns=idle + (["n_lost"] if not table["n_lost"].any() else []))
+    table: DataFrame = pd.concat(
+        [frame[["run", "baseline", *found[0].columns]] for frame in named], ignore_index=True
+    )
+    if len(found) > 1 and options["correction"] == "bh":
+        table["q"] = stats.benjamini_hochberg(table["p"].to_numpy())
     return table
 
 
@@ -121,3 +176,15 @@ def _first_shared(settings: Settings, runs: Sequence[str]) -> str:
     if others := shared[1:]:
         note(f"Metric {shared[0]}; with --metric also: {', '.join(others)}.")
     return shared[0]
+
+
+def _better(settings: Settings, run: str, metric: str) -> str:
+    """Which way a metric is better in a run; says so."""
+    from mlux.store import load_run, resolve_run
+
+    store = settings.read()
+    known = {known.name: known for known in load_run(store, resolve_run(store, run)).metrics}
+    better = known[metric].better if metric in known else "neither"
+    if better != "neither":
+        note(f"* is best: {metric} is better {better}.")
+    return better

@@ -7,11 +7,28 @@ SQUEEZED = 8  # characters that a text column keeps at least
 
 
 def cells_width(text: str) -> int:
-    """The terminal cells that a text takes: two for an East Asian wide character."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
-        for c in text
-    )
+    """The terminal cells that a text takes: two for an East Asian wide character or an emoji."""
+    return len(text) if text.isascii() else sum(map(_cells, text))
+
+
+def _cells(character: str) -> int:
+    # Marks lie over the letter before them, and so do the vowels and finals of Korean syllables.
+    if unicodedata.category(character) in ("Mn", "Me") or "\u1160" <= character <= "\u11ff":
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def shortened(text: str, width: int) -> str:
+    """The text, or as much of it as fits with an ellipsis behind it."""
+    if cells_width(text) <= width:
+        return text
+    used, kept = 1, ""
+    for character in text:
+        used += _cells(character)
+        if used > width:
+            break
+        kept += character
+    return f"{kept}…"
 
 
 def padded(text: str, width: int, right: bool = False) -> str:

@@ -10,8 +10,9 @@ import click
 
 from mlux.cli.groups import examples
 from mlux.cli.layout import cells_width, fit
-from mlux.cli.output import format_option, note, on_terminal, show_records
+from mlux.cli.output import format_option, note, show_records
 from mlux.cli.settings import Settings, pass_settings
+from mlux.cli.table import on_terminal
 
 COLUMNS = ("run", "experiment", "model", "status", "trials", "failed", "elapsed", "left")
 UNDER_WAY = ("queued", "running")

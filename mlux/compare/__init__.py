@@ -5,11 +5,13 @@ A run is named by its uid, the start of it, `latest`, `latest:EXPERIMENT`, or an
 """
 
 from mlux.compare.curves import dose_response, profile
+from mlux.compare.differences import diff
 from mlux.compare.listing import runs
 from mlux.compare.maps import heatmap
+from mlux.compare.mixed import mixed
 from mlux.compare.null import controls
 from mlux.compare.options import params_diff
-from mlux.compare.pairing import diff
+from mlux.compare.pairing import pairs
 from mlux.compare.ranking import agreement, best
 from mlux.compare.rows import generations, layer_results, pivot, predictions
 from mlux.compare.selection import GROUPS
@@ -25,6 +27,8 @@ __all__ = [
     "generations",
     "heatmap",
     "layer_results",
+    "mixed",
+    "pairs",
     "params_diff",
     "pivot",
     "predictions",

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import sqlalchemy as sa
 
 from mlux.compare.selection import groups_of
 from mlux.compare.summary import check_level, equal_sizes, grouped
-from mlux.compare.units import prompt_means, with_identity, with_metric
+from mlux.compare.units import conditions, prompt_means, with_identity, with_metric
 from mlux.errors import RunError
 from mlux.stats import (
     N_RESAMPLES,
@@ -76,7 +75,7 @@ def controls(
     with frames.opened(db) as store, store.reading() as connection:
         keys = frames.run_keys(store, connection, runs)
         units = prompt_means(connection, keys, metric, ["run", *extra, "condition_id"])
-        labels = _conditions(connection, units["condition_id"].unique().tolist())
+        labels = conditions(connection, units["condition_id"].unique().tolist())
         controlled = units["condition_id"].map(lambda key: labels[key][1]).astype("Int64")
         if controlled.isna().all():
             raise RunError(
@@ -94,14 +93,6 @@ def controls(
         table = with_identity(connection, table[["run", "condition", *measures]])
     table.attrs = {"method": METHOD, "level": level, "n_resamples": n_resamples, "seed": seed}
     return with_metric(table, metric, before="n")
-
-
-def _conditions(connection: sa.Connection, ids: list[int]) -> dict[int, tuple[str, int | None]]:
-    """Condition's key → its label and the key of what it controls."""
-    query = sa.text("SELECT id, label, controls_id FROM conditions WHERE id IN :ids").bindparams(
-        sa.bindparam("ids", expanding=True)
-    )
-    return {key: (label, of) for key, label, of in connection.execute(query, {"ids": ids})}
 
 
 def _table(

@@ -1,155 +1,213 @@
-"""How one run differs from another, prompt by prompt."""
+"""What can be paired: the numbers of two runs for the same prompt under the same condition."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-import numpy as np
 import pandas as pd
+import sqlalchemy as sa
+from pandas.api.types import union_categoricals
 
-from mlux.compare.selection import groups_of
+from mlux.compare.checks import check_metric, check_quantization, check_replicates, notes
+from mlux.compare.selection import GROUPS, groups_of
+from mlux.compare.units import conditions, prompt_means
 from mlux.errors import RunError
-from mlux.stats import Floats, benjamini_hochberg, mean_interval, sign_flip_p
 from mlux.store import frames, reader
-from mlux.store.frames import Database, RunReference
+from mlux.store.frames import Database, Runs
 from mlux.store.records import StoredRun
 
-_MEASURES = ("n", "n_lost", "mean_a", "mean_b", "estimate", "low", "high", "p", "q")
+Unit = Literal["prompt", "seed"]
 
 
-def diff(
-    a: RunReference,
-    b: RunReference,
-    *,
-    metric: str,
-    by: str | Sequence[str] = "layer",
-    db: Database = None,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """How b differs from a, paired by prompt.
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    """Two sides of a comparison, checked, with the numbers of each.
 
-    The prompt is the unit: its values are averaged within a group first, over those conditions
-    that both runs have; then b minus a is taken for each prompt that both have.
+    Attributes:
+        runs: The runs of a and of b; several are replicates.
+        groups: What is compared separately, without `model` and `experiment`.
+        cells: For a and b: `groups`, `run`, `prompt_id`, `condition_id` and `value`.
+        notes: What to keep in mind.
+    """
 
-    Args:
-        a: A run, the baseline.
-        b: A run.
-        metric: The metric.
-        by: What to compare separately: any of `layer head position prompt condition model
-            experiment`; an empty list compares everything at once.
-        db: The notebook.
-        seed: Of the resampling.
+    runs: tuple[list[StoredRun], list[StoredRun]]
+    groups: list[str]
+    cells: tuple[pd.DataFrame, pd.DataFrame]
+    notes: list[str]
 
-    Returns:
-        One row a group: the group's names, `n` pairs, `n_lost` prompts that only one run has,
-        `mean_a`, `mean_b`, `estimate` (mean of b minus a), its 95 % bootstrap interval `low` to
-        `high` (SciPy, BCa), `p` of a paired sign-flip test, and `q`, which is p corrected over
-        the groups (Benjamini and Hochberg). `attrs["notes"]` lists what to keep in mind.
+    def label(self, name: str) -> str:
+        """The models, or the experiments, of both sides, as in `small → large`."""
+        of = [run.model_label if name == "model" else run.experiment for run, *_ in self.runs]
+        return " → ".join(dict.fromkeys(of))
+
+    def called(self, side: int) -> str:
+        """The uids of a side."""
+        return ", ".join(run.uid for run in self.runs[side])
+
+
+def load(
+    a: Runs, b: Runs, *, metric: str, by: str | Sequence[str], across: bool, db: Database
+) -> Sides:
+    """Both sides, after everything that would make their comparison invalid was refused.
 
     Raises:
         UnknownNameError: If there is no such run, metric or group.
-        RunError: If no prompt is in both.
-
-    Example:
-        >>> table = diff("latest:logit_lens~1", "latest:logit_lens", metric="answer_rank",
-        ...              db="mlux.db.example")
-        >>> bool((table["low"] <= table["high"]).all())
-        True
+        RunError: If they cannot be compared.
     """
-    groups = groups_of(by)
-    within = [name for name in groups if name not in ("model", "experiment")]
+    groups = [name for name in groups_of(by) if name not in ("model", "experiment")]
     with frames.opened(db) as store:
         with store.reading() as connection:
-            uids = [next(iter(frames.run_keys(store, connection, side))) for side in (a, b)]
-            keys = frames.run_keys(store, connection, uids)
-            units = [*within, "prompt_id", "condition_id"]
-            sums = [frames.sums(connection, {uid: keys[uid]}, metric, units) for uid in uids]
-        first, second = (reader.load_run(store, uid) for uid in uids)
-    means = [_units(side, within, name) for side, name in zip(sums, "ab", strict=True)]
-    both = means[0].merge(means[1], on=units, how="outer")
-    if not both[["a", "b"]].notna().all(axis=1).any():
-        raise RunError(
-            f"Runs {uids[0]} ({first.prompts.name}) and {uids[1]} ({second.prompts.name}) have no "
-            f"{metric} of the same prompt under the same condition, so nothing can be paired. "
-            "See their means side by side: mlux compare --side-by-side, or compare.pivot."
-        )
-    table = _compared(both, within, seed)
-    for name in (name for name in groups if name not in within):
-        labels = [run.model_label if name == "model" else run.experiment for run in (first, second)]
-        table[name] = pd.Categorical([" → ".join(dict.fromkeys(labels))] * len(table))
-    table = table[[*groups, *_MEASURES]]
-    table.attrs = {"a": uids[0], "b": uids[1], "metric": metric, "notes": _notes(first, second)}
-    return table
+            keys = [frames.run_keys(store, connection, side) for side in (a, b)]
+            changed = check_metric(connection, keys[0] | keys[1], metric)
+            cells = [_cells(connection, side, metric, groups) for side in keys]
+            _unify(cells, groups)
+        runs = [[reader.load_run(store, uid) for uid in side] for side in keys]
+    for side in runs:
+        check_replicates(side)
+    check_quantization(runs, across)
+    return Sides(
+        runs=(runs[0], runs[1]),
+        groups=groups,
+        cells=(cells[0], cells[1]),
+        notes=[*notes(runs[0], runs[1]), *changed],
+    )
 
 
-def _units(sums: pd.DataFrame, groups: list[str], side: str) -> pd.DataFrame:
-    """The mean of each prompt under each condition in each group, in a column named by its side."""
-    return sums.assign(**{side: sums["total"] / sums["n"]})[
-        [*groups, "prompt_id", "condition_id", side]
-    ]
+def _cells(
+    connection: sa.Connection, keys: Mapping[str, int], metric: str, groups: Sequence[str]
+) -> pd.DataFrame:
+    """`groups run prompt_id condition_id value`; controls only if conditions are kept apart."""
+    cells = prompt_means(connection, keys, metric, ["run", *groups, "condition_id"])
+    if "condition" in groups:
+        return cells
+    known = conditions(connection, cells["condition_id"].unique().tolist())
+    controls = [key for key, (_, controlled) in known.items() if controlled is not None]
+    return cells[~cells["condition_id"].isin(controls)]
 
 
-def _compared(units: pd.DataFrame, groups: list[str], seed: int) -> pd.DataFrame:
-    """Statistics of each group.
+def _unify(cells: list[pd.DataFrame], groups: Sequence[str]) -> None:
+    """Gives names the same categories on both sides, so that they stay names when merged."""
+    for name in groups:
+        if isinstance(cells[0][name].dtype, pd.CategoricalDtype):
+            known = union_categoricals([side[name] for side in cells]).categories
+            for place, side in enumerate(cells):
+                named = side[name].cat.set_categories(known)
+                cells[place] = side.assign(**{name: named})
+
+
+def paired(sides: Sides, unit: Unit) -> pd.DataFrame:
+    """The units of both sides, one a row, with a column `a` and a column `b`.
 
     Args:
-        units: `groups`, `prompt_id`, `condition_id`, and the means `a` and `b`, NaN where a run
-            lacks them.
-        groups: What to compare separately.
-        seed: Of the resampling.
+        sides: What to pair.
+        unit: `prompt`: replicates are averaged, and so are the conditions that both sides have.
+            `seed`: a replicate is a unit, over what all replicates of both sides have.
+
+    Returns:
+        `groups`, `unit`, `a`, `b`; both NaN for a unit that only one side has.
     """
-    paired = units[units[["a", "b"]].notna().all(axis=1)]
-    by_prompt = [*groups, "prompt_id"]
-    prompts = paired.groupby(by_prompt, observed=True, dropna=False)[["a", "b"]].mean()
-    everything = units[by_prompt].drop_duplicates().assign(all=1).set_index(by_prompt)
-    joined = everything.join(prompts).reset_index()
-    parts = (
-        list(joined.groupby(groups, observed=True, dropna=False, sort=True))
-        if groups
-        else [((), joined)]
-    )
-    rows = [dict(zip(groups, names, strict=True)) for names, _ in parts]
-    table = pd.DataFrame(rows, columns=groups, index=range(len(parts)))
-    for name in groups:
-        table[name] = table[name].astype(joined[name].dtype)
-    pairs = [part[["a", "b"]].dropna().to_numpy() for _, part in parts]  # [n, 2] each
-    table["n"] = [len(pair) for pair in pairs]
-    table["n_lost"] = [len(part) for _, part in parts] - table["n"]
-    for column, values in _measured(pairs, seed).items():
-        table[column] = values
+    if unit == "seed":
+        return _by_seed(sides)
+    cell = [*sides.groups, "prompt_id", "condition_id"]
+    means = [_mean(side, cell, name) for side, name in zip(sides.cells, "ab", strict=True)]
+    both = means[0].merge(means[1], on=cell, how="outer")
+    units = [*sides.groups, "prompt_id"]
+    found = both.dropna(subset=["a", "b"])
+    averaged = found.groupby(units, observed=True, dropna=False)[["a", "b"]].mean()
+    everything = both[units].drop_duplicates().set_index(units)
+    return everything.join(averaged).reset_index().rename(columns={"prompt_id": "unit"})
+
+
+def _by_seed(sides: Sides) -> pd.DataFrame:
+    cell = [*sides.groups, "prompt_id", "condition_id"]
+    named = zip(sides.cells, "ab", strict=True)
+    cells = pd.concat([side.assign(side=name) for side, name in named])
+    n_runs = len(sides.runs[0]) + len(sides.runs[1])
+    everywhere = cells.groupby(cell, observed=True, dropna=False)["value"].transform("size")
+    cells = cells[everywhere == n_runs]
+    seeds = {run.uid: run.seed for side in sides.runs for run in side}
+    cells = cells.assign(unit=cells["run"].astype(str).map(seeds))
+    unit = [*sides.groups, "unit"]
+    means = [_mean(cells[cells["side"] == name], unit, name) for name in "ab"]
+    both = means[0].merge(means[1], on=unit, how="outer")
+    lost = both[["a", "b"]].isna().any(axis=1)
+    both.loc[lost, ["a", "b"]] = float("nan")
+    return both
+
+
+def _mean(cells: pd.DataFrame, groups: list[str], name: str) -> pd.DataFrame:
+    means = cells.groupby(groups, observed=True, dropna=False)["value"].mean()
+    return means.rename(name).reset_index()
+
+
+def pairs(
+    a: Runs,
+    b: Runs,
+    *,
+    metric: str,
+    by: str | Sequence[str] = (),
+    across_quantization: bool = False,
+    db: Database = None,
+) -> pd.DataFrame:
+    """The pairs that `diff` takes differences of, one prompt a row.
+
+    Args:
+        a: A run, the baseline; or several that differ in their seed alone.
+        b: A run, or several.
+        metric: The metric.
+        by: What to keep apart: any of `layer head position condition`.
+        across_quantization: Whether models of different precision may be compared.
+        db: The notebook.
+
+    Returns:
+        `by`, `prompt`, `a`, `b`, `difference` (b minus a), for each prompt that both have.
+        `attrs["n_lost"]` counts the rows of prompts that only one of them has.
+
+    Raises:
+        UnknownNameError: If there is no such run, metric or group.
+        RunError: If nothing can be paired, or the comparison would be invalid.
+
+    Example:
+        >>> both = ["latest:logit_lens~1", "latest:logit_lens"]
+        >>> found = pairs(*both, metric="answer_rank", across_quantization=True,
+        ...               db="mlux.db.example")
+        >>> list(found.columns), found.attrs["n_lost"]
+        (['prompt', 'a', 'b', 'difference'], 0)
+    """
+    groups = groups_of(by, among=[name for name in GROUPS if name not in ("model", "experiment")])
+    sides = load(a, b, metric=metric, by=groups, across=across_quantization, db=db)
+    units = paired(sides, "prompt")
+    found = units.dropna(subset=["a", "b"]).reset_index(drop=True)
+    refuse_empty(sides, found, metric)
+    texts = _texts(found["unit"].unique().tolist(), db)
+    found["prompt"] = pd.Categorical(found.pop("unit").map(texts))
+    found["difference"] = found["b"] - found["a"]
+    table = found[[*(n for n in sides.groups if n != "prompt"), "prompt", "a", "b", "difference"]]
+    table.attrs = {"n_lost": len(units) - len(found), "notes": sides.notes}
     return table
 
 
-def _measured(pairs: list[Floats], seed: int) -> dict[str, Floats]:
-    """Means, interval, p and q of each group's pairs; groups of equal size are done together."""
-    found = {name: np.full(len(pairs), np.nan) for name in _MEASURES[2:]}
-    sizes = np.array([len(pair) for pair in pairs])
-    for size in np.unique(sizes[sizes > 0]):
-        places = np.flatnonzero(sizes == size)
-        both = np.stack([pairs[place] for place in places])  # [groups, n, 2]
-        difference = both[:, :, 1] - both[:, :, 0]  # [groups, n]
-        found["mean_a"][places], found["mean_b"][places] = both.mean(axis=1).T
-        found["estimate"][places] = difference.mean(axis=1)
-        found["low"][places], found["high"][places] = mean_interval(difference, seed=seed)
-        found["p"][places] = sign_flip_p(difference, seed=seed)
-    found["q"] = benjamini_hochberg(found["p"])
+def _texts(ids: list[int], db: Database) -> dict[int, str]:
+    query = sa.text("SELECT id, text FROM prompts WHERE id IN :ids").bindparams(
+        sa.bindparam("ids", expanding=True)
+    )
+    found: dict[int, str] = {}
+    with frames.opened(db) as store, store.reading() as connection:
+        for start in range(0, len(ids), 30_000):
+            rows = connection.execute(query, {"ids": ids[start : start + 30_000]})
+            found |= dict(rows.all())
     return found
 
 
-def _notes(a: StoredRun, b: StoredRun) -> list[str]:
-    """What a person should know before believing a difference."""
-    notes = []
-    if _width(a) != _width(b):
-        notes.append(
-            f"{a.model_label} is {_width(a)}, {b.model_label} is {_width(b)}: "
-            "part of a difference may be due to that."
-        )
-    if a.experiment == b.experiment and a.code_hash != b.code_hash:
-        notes.append(f"The code of {a.experiment} changed between the two runs.")
-    for run in (a, b):
-        if run.status != "done":
-            notes.append(f"Run {run.uid} is {run.status}; {len(run.pending)} trials are missing.")
-    return notes
-
-
-def _width(run: StoredRun) -> str:
-    bits, group = run.model.quant_bits, run.model.quant_group_size
-    return f"quantised to {bits} bits (groups of {group})" if bits else "not quantised"
+def refuse_empty(sides: Sides, found: pd.DataFrame, metric: str) -> None:
+    """Raises RunError if nothing could be paired."""
+    if len(found):
+        return
+    (first, *_), (second, *_) = sides.runs
+    raise RunError(
+        f"Runs {sides.called(0)} ({first.prompts.name}) and {sides.called(1)} "
+        f"({second.prompts.name}) have no {metric} of the same prompt under the same condition, so "
+        "nothing can be paired. Compare them unpaired: mlux compare --unpaired, or "
+        "compare.diff(…, paired=False); or see their means: mlux compare --side-by-side, or "
+        "compare.pivot."
+    )

@@ -1,6 +1,7 @@
 """Many groups of units summarised at once: how many, their mean, and its interval."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,6 +13,28 @@ from mlux.stats import Floats, mean_interval
 
 if TYPE_CHECKING:
     from pandas.api.typing import DataFrameGroupBy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resampling:
+    """How data are drawn anew.
+
+    Attributes:
+        level: The confidence level of intervals.
+        n_resamples: How often.
+        seed: Equal seeds give equal results.
+    """
+
+    level: float
+    n_resamples: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Raises ParameterError unless level and number can be."""
+        check_level(self.level)
+        if not self.n_resamples >= 1:
+            raise ParameterError(f"n_resamples is {self.n_resamples!r}; give 1 or more.")
+
 
 INTERVAL = "BCa bootstrap of the mean over prompts"
 
@@ -79,6 +102,15 @@ def equal_sizes(
     for size in np.unique(counts[counts > 0]):
         places = np.flatnonzero(counts == size)
         yield places, starts[places][:, None] + np.arange(size)
+
+
+def group_codes(units: pd.DataFrame, groups: list[str]) -> tuple[NDArray[np.int64], pd.DataFrame]:
+    """The number of each row's group, and the names of each group, in order."""
+    if not groups:
+        return np.zeros(len(units), np.int64), pd.DataFrame(index=range(1))
+    codes = np.asarray(grouped(units, groups).ngroup(), dtype=np.int64)
+    _, firsts = np.unique(codes, return_index=True)
+    return codes, units[groups].iloc[firsts].reset_index(drop=True)
 
 
 def check_level(level: float | None) -> None:

@@ -74,6 +74,14 @@ def _query(
     return query, values
 
 
+def conditions(connection: sa.Connection, ids: list[int]) -> dict[int, tuple[str, int | None]]:
+    """Condition's key → its label and the key of what it controls."""
+    query = sa.text("SELECT id, label, controls_id FROM conditions WHERE id IN :ids").bindparams(
+        sa.bindparam("ids", expanding=True)
+    )
+    return {key: (label, of) for key, label, of in connection.execute(query, {"ids": ids})}
+
+
 def in_order(frame: pd.DataFrame, keys: Iterable[str]) -> pd.DataFrame:
     """The frame with its runs as categories in the order in which they were asked for."""
     if "run" in frame:
