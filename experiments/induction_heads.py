@@ -1,7 +1,6 @@
 """Induction heads: which heads look back to what followed the current token, and copy it?"""
 
-import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +9,7 @@ from mlux.engine.arrays import numbers
 from mlux.engine.trials import PromptBatch, Trial
 from mlux.errors import ParameterError, PromptError
 from mlux.methods.induction import induction_scores, second_repeat_accuracy
-from mlux.prompts import Prompt
+from mlux.prompts import Prompt, repeated_tokens
 from mlux.registry import Cost, experiment
 from mlux.results import Metric, Result, Values
 
@@ -61,31 +60,19 @@ class InductionHeadsConfig:
             )
 
 
-def repeated_random_tokens(
-    model: HookedModel, config: InductionHeadsConfig, seed: int
-) -> list[Prompt]:
+def _sequences(model: HookedModel, config: InductionHeadsConfig, seed: int) -> Sequence[Prompt]:
     """Sequences of different random words of the vocabulary, each repeated once, after the BOS."""
-    tokenizer = model.tokenizer
-    special = set(tokenizer.all_special_ids)
-    size = min(model.config["vocab_size"], len(tokenizer.get_vocab()))
-    words = [
-        token
-        for token in range(size)
-        if token not in special and tokenizer.decode([token]).strip().isalpha()
-    ]
-    if len(words) < config.period:
-        raise ParameterError(
-            f"induction_heads: period is {config.period}, but this vocabulary has {len(words)} "
-            "words to draw from."
+    try:
+        made = repeated_tokens(
+            model.tokenizer,
+            period=config.period,
+            n=config.n_sequences,
+            seed=seed,
+            vocab_size=model.config["vocab_size"],
         )
-    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    generator = random.Random(seed)
-    prompts = []
-    for _ in range(config.n_sequences):
-        stretch = generator.sample(words, config.period)
-        ids = (*start, *stretch, *stretch)
-        prompts.append(Prompt(text=tokenizer.decode(list(ids)), token_ids=ids))
-    return prompts
+    except PromptError as error:  # no prompts were given: it is the option that does not fit
+        raise ParameterError(f"induction_heads: {error}") from error
+    return made.prompts
 
 
 def _period(batch: PromptBatch) -> int:
@@ -113,7 +100,7 @@ def _cost(
 
 @experiment(
     metrics=METRICS,
-    prompts=repeated_random_tokens,
+    prompts=_sequences,
     cost=_cost,
     sites=("pattern", "head", "attn_out", "resid_pre", "lens"),
     paper="Olsson et al. (2022), In-context Learning and Induction Heads",

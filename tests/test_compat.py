@@ -42,9 +42,9 @@ DOCUMENTED = (
     "mlux.methods.head_shares", "mlux.methods.reading", "mlux.methods.unembedding",
     "mlux.methods.two_hop", "mlux.methods.entity_binding", "mlux.methods.prompt_rows",
     "mlux.engine.spans", "mlux.prompts.few_shot",
-    "mlux.prompts.tasks",
     "mlux.methods.edits",
     "mlux.methods.budget",
+    "mlux.prompts.tasks", "mlux.prompts.ioi", "mlux.prompts.repetition",
 )  # fmt: skip
 METHODS = [importlib.import_module(name) for name in DOCUMENTED if ".methods." in name]
 PUBLIC = [

@@ -5,21 +5,28 @@ label), so that one set serves every experiment. An answer is a continuation: it
 text by one space unless one of the two brings white space of its own.
 """
 
-from mlux.prompts.few_shot import in_context
+from mlux.prompts.few_shot import Corruption, in_context
 from mlux.prompts.files import SUFFIXES, load, shipped
+from mlux.prompts.ioi import IoiCorruption, ioi
+from mlux.prompts.repetition import induction, repeated_tokens
 from mlux.prompts.tasks import Pair, Task, demo_tasks, load_tasks
 from mlux.prompts.values import TEMPLATES, Prompt, PromptSet
 
 __all__ = [
     "SUFFIXES",
     "TEMPLATES",
+    "Corruption",
+    "IoiCorruption",
     "Pair",
     "Prompt",
     "PromptSet",
     "Task",
     "demo_tasks",
     "in_context",
+    "induction",
+    "ioi",
     "load",
     "load_tasks",
+    "repeated_tokens",
     "shipped",
 ]
