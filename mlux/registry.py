@@ -264,6 +264,8 @@ def _import_own(origin: str, load: Callable[[], Any]) -> Any:
 
 
 def _import_file(path: Path) -> Any:
+    # Before the file imports MLX, which binds its matrix library at once.
+    importlib.import_module("mlux.engine")
     module_name = f"mlux_user_experiments.{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None

@@ -5,7 +5,7 @@ label), so that one set serves every experiment. An answer is a continuation: it
 text by one space unless one of the two brings white space of its own.
 """
 
-from mlux.prompts.few_shot import Corruption, in_context
+from mlux.prompts.few_shot import Corruption, in_context, shuffle_labels
 from mlux.prompts.files import SUFFIXES, load, shipped
 from mlux.prompts.ioi import IoiCorruption, ioi
 from mlux.prompts.repetition import induction, repeated_tokens
@@ -29,4 +29,5 @@ __all__ = [
     "load_tasks",
     "repeated_tokens",
     "shipped",
+    "shuffle_labels",
 ]

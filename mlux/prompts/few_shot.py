@@ -73,6 +73,34 @@ def in_context(
     )
 
 
+def shuffle_labels(text: str, *, separator: str = "\n", arrow: str = " → ", seed: int = 0) -> str:
+    r"""A few-shot prompt whose examples have each other's answers.
+
+    Args:
+        text: Examples and a query, as `in_context` writes them.
+        separator: Between an example and what follows.
+        arrow: Between a query and its answer.
+        seed: Of the order; the text enters too.
+
+    Example:
+        >>> shuffle_labels("hot → cold\nbig → small\nold →")
+        'hot → small\nbig → cold\nold →'
+
+    Raises:
+        PromptError: If the examples are not written so.
+    """
+    *examples, query = text.split(separator)
+    pairs = [example.split(arrow) for example in examples]
+    if not pairs or any(len(pair) != 2 for pair in pairs):
+        raise PromptError(
+            f"{text[:40]!r} does not begin with examples written as x{arrow}y, with "
+            f"{separator!r} between them, so their labels cannot be shuffled."
+        )
+    labels = _deranged([y for _, y in pairs], random.Random(f"{seed} {text}"))
+    shown = [f"{x}{arrow}{y}" for (x, _), y in zip(pairs, labels, strict=True)]
+    return separator.join([*shown, query])
+
+
 @dataclass(frozen=True)
 class _Form:
     """How pairs are written."""
