@@ -3,25 +3,24 @@
 import doctest
 import importlib
 import inspect
+import pkgutil
 import subprocess
 import sys
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from tiny import TOKENS, tiny  # the tiny models of the engine's tests
 
 import mlux
+import mlux.methods
 from mlux import compat
 from mlux.engine import HookedModel
 from mlux.errors import HookError, ParameterError, UnknownNameError
 from mlux.tools.logit_lens import LogitLens
-
-sys.path.insert(0, str(Path(__file__).parent / "engine"))
-from tiny import TOKENS, tiny  # the tiny models of the engine's tests
 
 PROMPT = "the capital of france is"
 
@@ -33,18 +32,11 @@ def demo() -> HookedModel:
 
 DOCUMENTED = (
     "mlux.compat", "mlux.steering", "mlux.templates", "mlux.tools.logit_lens",
-    "mlux.methods.steering", "mlux.methods.mediation", "mlux.engine.model", "mlux.engine.running",
-    "mlux.engine.writing", "mlux.engine.batching", "mlux.engine.sites", "mlux.results",
-    "mlux.engine.prefilled", "mlux.registry", "mlux.runner", "mlux.methods.lens",
-    "mlux.methods.patching", "mlux.methods.sweeps", "mlux.methods.induction",
-    "mlux.methods.ablation",
-    "mlux.methods.direct_logit_attribution", "mlux.methods.frozen_norm",
-    "mlux.methods.head_shares", "mlux.methods.reading", "mlux.methods.unembedding",
-    "mlux.methods.two_hop", "mlux.methods.entity_binding", "mlux.methods.prompt_rows",
-    "mlux.engine.spans", "mlux.prompts.few_shot",
-    "mlux.methods.edits",
-    "mlux.methods.budget",
-    "mlux.prompts.tasks", "mlux.prompts.ioi", "mlux.prompts.repetition",
+    "mlux.engine.model", "mlux.engine.running", "mlux.engine.writing", "mlux.engine.batching",
+    "mlux.engine.sites", "mlux.engine.prefilled", "mlux.engine.spans", "mlux.engine.last_token",
+    "mlux.results", "mlux.registry", "mlux.runner", "mlux.store.artifacts",
+    "mlux.prompts.few_shot", "mlux.prompts.tasks", "mlux.prompts.ioi", "mlux.prompts.repetition",
+    *(f"mlux.methods.{module.name}" for module in pkgutil.iter_modules(mlux.methods.__path__)),
 )  # fmt: skip
 METHODS = [importlib.import_module(name) for name in DOCUMENTED if ".methods." in name]
 PUBLIC = [

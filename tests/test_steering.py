@@ -1,19 +1,15 @@
 """Steering: alpha 0 changes nothing, any architecture, any precision, batched or alone."""
 
-import sys
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import pytest
+from tiny import CONFIGS, TOKENS, tiny  # the tiny models of the engine's tests
 
 from mlux import steering
 from mlux.engine import HookedModel, sites
 from mlux.errors import HookError, ParameterError, UnknownNameError
-
-sys.path.insert(0, str(Path(__file__).parent / "engine"))
-from tiny import CONFIGS, TOKENS, tiny  # the tiny models of the engine's tests
 
 PROMPT = "the food was"
 
