@@ -1,15 +1,15 @@
 """Logit lens: at which layer does the model know the answer?"""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from mlux.engine import HookedModel
 from mlux.engine.arrays import integers, numbers
 from mlux.engine.trials import PromptBatch, Trial
-from mlux.methods.lens import LensReadout
+from mlux.methods.lens import LensReadout, Stream
 from mlux.methods.lens import logit_lens as run_lens
-from mlux.metrics import ANSWER_PROBABILITY, ANSWER_RANK
+from mlux.metrics import ANSWER_PROBABILITY, ANSWER_RANK, KL_TO_FINAL
 from mlux.registry import Cost, experiment
 from mlux.results import Metric, Result, TopTokens, Values
 
@@ -17,12 +17,7 @@ METRICS = (
     ANSWER_RANK,
     ANSWER_PROBABILITY,
     Metric(name="entropy", unit="nats", description="Entropy of the lens's prediction."),
-    Metric(
-        name="kl_to_final",
-        unit="nats",
-        better="lower",
-        description="KL(the model's prediction ‖ the lens's prediction).",
-    ),
+    KL_TO_FINAL,
 )
 
 
@@ -38,9 +33,20 @@ class LogitLensConfig:
         default="last", metadata={"help": "read at the last position, or at every one"}
     )
 
+    streams: tuple[Stream, ...] = field(
+        default=("resid_post",), metadata={"help": "what to read: " + ", ".join(get_args(Stream))}
+    )
+
     def __post_init__(self) -> None:
+        if len(set(self.streams)) < len(self.streams):
+            raise ValueError(f"streams names one twice: {', '.join(self.streams)}")
         if self.top_k < 1:
             raise ValueError(f"top_k is {self.top_k}; expected at least 1")
+
+
+def _conditions(config: LogitLensConfig, model: Mapping[str, Any]) -> Sequence[Mapping[str, str]]:
+    """The residual stream is the lens as everybody knows it, so it needs no name."""
+    return [{} if stream == "resid_post" else {"stream": stream} for stream in config.streams]
 
 
 def _cost(
@@ -54,8 +60,9 @@ def _cost(
 @experiment(
     metrics=METRICS,
     prompts="facts",
+    conditions=_conditions,
     cost=_cost,
-    sites=("resid_post", "lens"),
+    sites=lambda config: (*config.streams, "lens"),
     paper="nostalgebraist (2020), interpreting GPT: the logit lens",
 )
 def logit_lens(
@@ -65,8 +72,10 @@ def logit_lens(
 
     Every layer's residual stream goes through the model's own head, so the last layer is the
     model's own prediction. One forward pass serves all layers. Prompts without an answer give the
-    top tokens, the entropy and the distance to the final layer alone.
+    top tokens, the entropy and the distance to the final layer alone. With `streams`, what each
+    attention and MLP adds is read by itself too, through the final norm with its own scale.
     """
+    stream: Stream = batch.condition.get("stream", "resid_post")  # type: ignore[assignment] # ours
     positions = batch.positions(config.positions)
     places = integers(positions)
     answers = [trial.encoded.answer for trial in batch]
@@ -76,6 +85,7 @@ def logit_lens(
         answers=[answer or 0 for answer in answers],
         positions=positions,
         top_k=config.top_k,
+        stream=stream,
     )
     for readout in readouts:
         metrics = _by_metric(readout)

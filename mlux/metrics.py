@@ -66,3 +66,9 @@ KL_TO_CLEAN = Metric(
     better="lower",
     description="KL(the clean run's prediction ‖ the edited prediction) at the scored position.",
 )
+KL_TO_FINAL = Metric(
+    name="kl_to_final",
+    unit="nats",
+    better="lower",
+    description="KL(the model's prediction ‖ the lens's prediction).",
+)

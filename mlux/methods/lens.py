@@ -2,17 +2,28 @@
 
 Every layer's residual stream goes through the model's own head (final norm, unembedding, soft-cap,
 scale), so the lens at the last layer is the model's prediction itself. One forward pass serves all
-layers. Source: nostalgebraist (2020), "interpreting GPT: the logit lens".
+layers. What one block's attention or MLP adds may be read alone in the same way: it goes through
+the final norm by itself, so the norm's scale is its own, as if it were the whole residual stream.
+Source: nostalgebraist (2020), "interpreting GPT: the logit lens".
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import mlx.core as mx
 
-from mlux.engine import HookedModel, sites
+from mlux.engine import HookedModel
 from mlux.engine.batching import TokenBatch
+from mlux.errors import ModelError
 from mlux.methods.scores import log_probabilities
+from mlux.methods.sweeps import layers_with, path_of
+
+Stream = Literal["resid_post", "attn_out", "mlp_out"]
+STREAMS: tuple[Stream, ...] = get_args(Stream)
+
+Translate = Callable[[int, mx.array], mx.array]
+"""fn(layer, resid) → what the head reads instead, of the same shape and dtype."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +57,8 @@ def logit_lens(
     answers: Sequence[int],
     positions: mx.array,
     top_k: int,
+    stream: Stream = "resid_post",
+    translate: Translate | None = None,
 ) -> Iterator[LensReadout]:
     """The lens after every block; a layer's logits are gone before the next layer's are made.
 
@@ -55,6 +68,9 @@ def logit_lens(
         answers: The answer's token id for each row.
         positions: [batch, n_positions], the positions to read in each row.
         top_k: How many tokens to keep.
+        stream: The residual stream after each block, or what its attention or its MLP adds.
+        translate: What to do to the residual stream before the head reads it, as a tuned lens does;
+            the last layer's is read as it is.
 
     Example:
         >>> from mlux import HookedModel
@@ -66,20 +82,30 @@ def logit_lens(
         ... )
         >>> [int(readout.answer_rank[0, 0]) for readout in readouts][-1]
         0
+
+    Raises:
+        ModelError: If a part's output is not what the model's head reads.
     """
-    n_layers = len(model.layers)
-    paths = [sites.resid_post(layer) for layer in range(n_layers)]
-    logits, cache = model.run_with_cache(batch.tokens, hooks=paths)
+    if stream != "resid_post" and model.anatomy.stream_axis is not None:
+        raise ModelError(
+            f"No lens on {stream}: this model's head reads several residual streams, of which a "
+            "block's attention or MLP is only one."
+        )
+    layers = layers_with(model, stream)
+    last = len(model.layers) - 1 if stream == "resid_post" else None
+    paths = {layer: path_of(stream, layer) for layer in layers}
+    logits, cache = model.run_with_cache(batch.tokens, hooks=paths.values())
     final = log_probabilities(_at(logits, positions))
     answer_ids = mx.array(list(answers))[:, None, None]  # [batch, 1, 1]
     top_k = min(top_k, logits.shape[-1])
-    for layer, path in enumerate(paths):
-        # The last layer's lens is the model's own logits; computing them again could only round.
-        logprobs = (
-            final
-            if layer == n_layers - 1
-            else log_probabilities(model.unembed(_at(cache[path], positions)))
-        )
+    for layer, path in paths.items():
+        if layer == last:
+            # The model's own logits; computing them again could only round.
+            logprobs = final
+        else:
+            seen = _at(cache[path], positions)
+            read = seen if translate is None else translate(layer, seen)
+            logprobs = log_probabilities(model.unembed(read))
         readout = _read(layer, logprobs, final, answer_ids, top_k)
         mx.eval(list(vars(readout).values())[1:])
         yield readout

@@ -10,7 +10,10 @@ from mlux import prompts
 from mlux.engine import HookedModel, sites
 from mlux.engine.arrays import integers, to_numpy
 from mlux.engine.trials import EncodedPrompt, PromptBatch, Trial, encode
-from mlux.methods.lens import LensReadout, logit_lens
+from mlux.errors import ModelError
+from mlux.methods.lens import LensReadout, Stream, logit_lens
+from mlux.methods.sweeps import layers_with, path_of
+from tests.engine.architectures import build
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +105,39 @@ def test_top_k_may_ask_for_more_than_the_vocabulary(model: HookedModel) -> None:
     vocab_size = model.config["vocab_size"]
     assert readouts[0].top_ids.shape == (2, 1, vocab_size)
     assert sorted(integers(readouts[0].top_ids[0, 0])) == list(range(vocab_size))
+
+
+@pytest.mark.parametrize("stream", ["attn_out", "mlp_out"])
+@pytest.mark.parametrize("name", ["demo", "gemma2", "gpt2", "recurrent_gemma"])
+def test_what_a_part_adds_is_read_by_itself_through_the_models_head(
+    name: str, stream: Stream
+) -> None:
+    """The final norm takes its scale from the part alone; blocks without the part are left out."""
+    model = HookedModel.from_pretrained("demo") if name == "demo" else build(name)
+    batch = model.to_batch([[3, 5, 7, 11, 13], [2, 4, 6, 8, 10]])
+    readouts = logit_lens(
+        model,
+        batch,
+        answers=[5, 9],
+        positions=batch.last[:, None],
+        top_k=3,
+        stream=stream,
+    )
+    for readout, layer in zip(readouts, layers_with(model, stream), strict=True):
+        _, cache = model.run_with_cache(batch.tokens, hooks=[path_of(stream, layer)])
+        logits = to_numpy(model.unembed(cache[path_of(stream, layer)]))[:, -1]
+        for row, answer in enumerate((5, 9)):
+            probabilities = softmax(logits[row])
+            assert readout.layer == layer
+            close(readout.answer_probability[row, 0], probabilities[answer])
+            assert integers(readout.top_ids[row, 0]) == np.argsort(-probabilities)[:3].tolist()
+
+
+def test_a_part_of_several_streams_is_refused() -> None:
+    model = build("gemma3n")
+    batch = model.to_batch([[3, 5, 7]])
+    read = logit_lens(
+        model, batch, answers=[5], positions=batch.last[:, None], top_k=1, stream="mlp_out"
+    )
+    with pytest.raises(ModelError, match="No lens on mlp_out: this model's head reads several"):
+        next(read)

@@ -1,0 +1,196 @@
+"""The tuned lens: the logit lens after one affine map a layer, trained to predict what comes out.
+
+Early layers hold what they know in another basis than the last one. For each layer ℓ a map
+
+    translate(h) = h + A_ℓ h + b_ℓ
+
+is trained by stochastic gradient descent on KL(final ‖ head(translate(h))), where head is the
+model's own (final norm, unembedding, soft-cap) and stays as it is. It starts at A = 0, b = 0, which
+is the logit lens. The last layer needs none. Source: Belrose et al. (2023), "Eliciting Latent
+Predictions from Transformers with the Tuned Lens".
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.optimizers as optim
+import numpy as np
+
+from mlux.engine import HookedModel, sites
+from mlux.engine.batching import pad
+from mlux.methods.lens import Translate
+from mlux.methods.scores import log_probabilities
+
+Parameters = dict[str, mx.array]
+"""`weight` [d_model, d_model] and `bias` [d_model], float32."""
+
+ROWS = 16
+"""Prompts in one pass that collects activations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How the maps are trained.
+
+    Attributes:
+        steps: Steps of Adam for each layer, with a rate that falls linearly to 0.
+        positions: Positions in one step.
+        learning_rate: The first step's.
+        decay: Decoupled weight decay, towards the logit lens.
+    """
+
+    steps: int = 100
+    positions: int = 64
+    learning_rate: float = 1e-3
+    decay: float = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedLens:
+    """Affine maps of all layers but the last.
+
+    Attributes:
+        weight: [n_layers − 1, d_model, d_model] float32, A of each layer.
+        bias: [n_layers − 1, d_model] float32, b of each layer.
+    """
+
+    weight: mx.array
+    bias: mx.array
+
+    def translate(self, layer: int, resid: mx.array) -> mx.array:
+        """The residual stream after a block, as the last one would hold it: […, d_model]."""
+        if layer >= self.weight.shape[0]:
+            return resid
+        return _translated({"weight": self.weight[layer], "bias": self.bias[layer]}, resid)
+
+
+def train_tuned_lens(
+    model: HookedModel,
+    rows: Sequence[Sequence[int]],
+    *,
+    seed: int,
+    training: Training | None = None,
+) -> TunedLens:
+    """Trains the maps of all layers on every position of some prompts.
+
+    Args:
+        model: The model.
+        rows: Token ids of the prompts.
+        seed: Of the order in which positions are seen.
+        training: How; by default `Training()`.
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> rows = [model.tokenize("the capital of france is")]
+        >>> lens = train_tuned_lens(model, rows, seed=0, training=Training(steps=2))
+        >>> lens.weight.shape, lens.bias.shape
+        ((5, 128, 128), (5, 128))
+    """
+    training = training or Training()
+    *states, last = _states(model, rows)  # layer → [n_positions, d_model]
+    maps = _train(model, states, last, seed, training)
+    return TunedLens(
+        weight=mx.stack([found["weight"] for found in maps]),
+        bias=mx.stack([found["bias"] for found in maps]),
+    )
+
+
+def translate_rows(lenses: Sequence[TunedLens], which: Sequence[int]) -> Translate:
+    """What `logit_lens` applies so that each row of a batch is read by a lens of its own.
+
+    Args:
+        lenses: The lenses.
+        which: For each row, the place of its lens.
+
+    Example:
+        >>> lens = TunedLens(weight=mx.zeros((1, 2, 2)), bias=mx.array([[1.0, 0.0]]))
+        >>> translate_rows([lens], [0])(0, mx.zeros((1, 1, 2))).tolist()
+        [[[1.0, 0.0]]]
+    """
+    chosen = mx.array(list(which))[:, None, None]
+
+    def translate(layer: int, resid: mx.array) -> mx.array:
+        read = resid
+        for place, lens in enumerate(lenses):
+            read = mx.where(chosen == place, lens.translate(layer, resid), read)
+        return read
+
+    return translate
+
+
+def tuned_loss(
+    model: HookedModel, parameters: Parameters, resid: mx.array, final: mx.array
+) -> mx.array:
+    """Mean over positions of KL(final ‖ lens) in nats, a scalar.
+
+    Args:
+        model: The model.
+        parameters: `weight` [d_model, d_model] and `bias` [d_model].
+        resid: [n_positions, d_model], the residual stream after a block.
+        final: [n_positions, vocab_size], log-probabilities of the model's own prediction.
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> logits, cache = model.run_with_cache("mary lives in", hooks=["model.layers.5"])
+        >>> nothing = {"weight": mx.zeros((128, 128)), "bias": mx.zeros(128)}
+        >>> final = log_probabilities(logits[0])
+        >>> float(tuned_loss(model, nothing, cache["model.layers.5"][0], final)) < 1e-5
+        True
+    """
+    read = _translated(parameters, resid)[:, None]  # every position a row of its own
+    found = log_probabilities(model.unembed(read)[:, 0])
+    return mx.mean(mx.sum(mx.exp(final) * (final - found), axis=-1))
+
+
+def _translated(parameters: Parameters, resid: mx.array) -> mx.array:
+    whole = resid.astype(mx.float32)
+    moved = whole + whole @ parameters["weight"].T + parameters["bias"]
+    return moved.astype(resid.dtype)
+
+
+def _train(
+    model: HookedModel, states: Sequence[mx.array], last: mx.array, seed: int, training: Training
+) -> list[Parameters]:
+    width = last.shape[-1]
+    maps = [{"weight": mx.zeros((width, width)), "bias": mx.zeros(width)} for _ in states]
+    rate = optim.linear_schedule(training.learning_rate, 0.0, training.steps)
+    optimizers = [optim.AdamW(learning_rate=rate, weight_decay=training.decay) for _ in states]
+    step = mx.value_and_grad(lambda parameters, *rest: tuned_loss(model, parameters, *rest))
+    for chosen in _minibatches(last.shape[0], seed, training):
+        final = log_probabilities(model.unembed(last[chosen][:, None])[:, 0])
+        mx.eval(final)
+        for layer, optimizer in enumerate(optimizers):
+            _, gradients = step(maps[layer], states[layer][chosen], final)
+            maps[layer] = optimizer.apply_gradients(gradients, maps[layer])
+            mx.eval(maps[layer], optimizer.state)
+    return maps
+
+
+def _minibatches(n: int, seed: int, training: Training) -> Iterator[mx.array]:
+    """Positions of each step: all in random order, then again in another."""
+    generator = np.random.default_rng(seed)
+    waiting = generator.permutation(n)
+    for _ in range(training.steps):
+        if len(waiting) < min(n, training.positions):
+            waiting = generator.permutation(n)
+        yield mx.array(waiting[: training.positions])
+        waiting = waiting[training.positions :]
+
+
+def _states(model: HookedModel, rows: Sequence[Sequence[int]]) -> list[mx.array]:
+    """The residual stream after each block at every position: layer → [n_positions, d_model]."""
+    paths = [sites.resid_post(layer) for layer in range(len(model.layers))]
+    found: list[list[mx.array]] = [[] for _ in paths]
+    in_order = sorted(rows, key=len)
+    for start in range(0, len(in_order), ROWS):
+        batch = pad(in_order[start : start + ROWS])
+        _, cache = model.run_with_cache(batch.tokens, hooks=paths, positions=batch.last)
+        for layer, path in enumerate(paths):
+            for row, length in enumerate(batch.lengths):
+                found[layer].append(cache[path][row, :length])
+    states = [mx.concatenate(parts) for parts in found]
+    mx.eval(states)
+    return states
