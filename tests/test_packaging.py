@@ -17,7 +17,14 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
 # What belongs to a package although it is no module, by the folder it lies in.
-DATA = ("mlux/py.typed", "mlux/demo/model/", "mlux/demo/prompts/", "mlux/demo/tasks.json")
+DATA = (
+    "mlux/py.typed",
+    "mlux/demo/model/",
+    "mlux/demo/prompts/",
+    "mlux/demo/tasks.json",
+    "mlux/charts/templates/",
+    "mlux/report/templates/",
+)
 JUNK = shutil.ignore_patterns("__pycache__", "*.egg-info")
 
 

@@ -20,11 +20,13 @@ NAMING = ("experiment", "model", "condition", "run")
 
 
 def need(frame: pd.DataFrame, columns: Iterable[str], chart: str) -> pd.DataFrame:
-    """The frame itself.
+    """The frame, with `estimate`, as summaries of `mlux.compare` call it, in the place of `value`.
 
     Raises:
         ParameterError: If it lacks a column or has no rows.
     """
+    if "value" not in frame.columns and "estimate" in frame.columns:
+        frame = frame.rename(columns={"estimate": "value"})
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         raise ParameterError(

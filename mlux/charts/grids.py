@@ -39,7 +39,7 @@ def head_heatmap(
         >>> head_heatmap(frame).to_dict()["layer"][0]["encoding"]["color"]["scale"]["domain"]
         [-0.9, 0.9]
     """
-    data.need(frame, ("layer", "head", "value"), "head_heatmap")
+    frame = data.need(frame, ("layer", "head", "value"), "head_heatmap")
     metric = data.one_metric(frame, "head_heatmap")
     rows = data.need(
         frame[frame["layer"].notna() & frame["head"].notna()], (), "head_heatmap, rows of heads"
@@ -87,7 +87,7 @@ def patching_heatmap(
         >>> [row["label"] for row in chart.to_dict()["data"]["values"]]
         ['0000 the', '0001 cat']
     """
-    data.need(frame, ("layer", "position", "value"), "patching_heatmap")
+    frame = data.need(frame, ("layer", "position", "value"), "patching_heatmap")
     metric = data.one_metric(frame, "patching_heatmap")
     rows = frame[frame["layer"].notna() & frame["position"].notna()]
     rows = data.need(rows, (), "patching_heatmap, rows of positions")
@@ -183,7 +183,7 @@ def attention_pattern(
         'Head 0.1'
     """
     names = ("query", "key", "query_token", "key_token", "value")
-    data.need(frame, names, "attention_pattern")
+    frame = data.need(frame, names, "attention_pattern")
     rows = frame.assign(panel=_panel_of_heads(frame))
     for side in ("query", "key"):
         rows[side] = [
@@ -285,7 +285,7 @@ def _heatmap(
         columns=per_row,
         data=style.values(values),
         title=title,
-    ).resolve_scale(x="independent")
+    ).resolve_axis(x="independent")
     return panelled
 
 

@@ -47,7 +47,7 @@ def lens_grid(
         >>> [row["token"] for row in lens_grid(frame).to_dict()["data"]["values"]]
         ['a', 'paris']
     """
-    data.need(frame, ("layer", "position", "rank", "token", "probability"), "lens_grid")
+    frame = data.need(frame, ("layer", "position", "rank", "token", "probability"), "lens_grid")
     for name in ("run", "condition"):
         found = data.distinct(frame, name)
         if len(found) > 1:

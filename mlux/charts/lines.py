@@ -9,6 +9,7 @@ from mlux.charts import data, style
 from mlux.errors import ParameterError
 
 WIDTH, HEIGHT = 440, 260
+_SOLID = {"symbolOpacity": 1, "symbolDash": [1, 0]}  # of a legend's symbols
 _DOTS = 40  # above this many places the points on a line only blur it
 
 
@@ -43,7 +44,7 @@ def layer_profile(
         >>> layer_profile(frame).to_dict()["title"]["text"]
         'logit_diff by layer'
     """
-    data.need(frame, ("layer", "value"), "layer_profile")
+    frame = data.need(frame, ("layer", "value"), "layer_profile")
     metric = data.one_metric(frame, "layer_profile")
     rows = frame[frame["layer"].notna()].assign(series=data.series(frame))
     data.need(rows, (), "layer_profile")
@@ -111,7 +112,7 @@ def dose_response(
         >>> dose_response(frame).to_dict()["title"]["text"]
         'value by alpha'
     """
-    data.need(frame, ("value",), "dose_response")
+    frame = data.need(frame, ("value",), "dose_response")
     metric = data.one_metric(frame, "dose_response")
     name, doses, rest = _dose(frame, dose)
     rows = frame.assign(dose=doses, condition=rest)
@@ -133,7 +134,7 @@ def _dose(frame: pd.DataFrame, dose: str | None) -> tuple[str, pd.Series, pd.Ser
     if dose is not None and dose in frame.columns:
         rest = frame["condition"] if "condition" in frame.columns else nothing
         return dose, pd.to_numeric(frame[dose]), rest
-    data.need(frame, ("condition",), "dose_response")
+    frame = data.need(frame, ("condition",), "dose_response")
     parts = {text: condition_parts(text) for text in data.distinct(frame, "condition")}
     names = dict.fromkeys(name for values in parts.values() for name in values)
     found = {name: {values.get(name) for values in parts.values()} for name in names}
@@ -155,7 +156,7 @@ def _dose(frame: pd.DataFrame, dose: str | None) -> tuple[str, pd.Series, pd.Ser
     if bad:
         raise ParameterError(f"dose_response: {dose} is {bad[0]!r}, which is not a number.")
     rests = {
-        text: ",".join(f"{k}={v}" for k, v in values.items() if k != dose)
+        text: ", ".join(f"{k}={v}" for k, v in values.items() if k != dose)
         for text, values in parts.items()
     }
     texts = frame["condition"].astype(object)
@@ -188,7 +189,7 @@ def _banded(
     table = table.sort_values("place", kind="stable")
     names: Sequence[str] = list(dict.fromkeys(table["series"]))
     several = len(names) > 1
-    legend = style.legend(None, orient="bottom", columns=2, symbolOpacity=1) if several else None
+    legend = style.legend(None, orient="bottom", columns=2, **_SOLID) if several else None
     domain = alt.Scale(domain=list(names))  # the same everywhere, so that there is one legend
     color = alt.Color(
         "series:N",

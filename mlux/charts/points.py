@@ -34,10 +34,11 @@ def conditions(
         >>> [row["series"] for row in conditions(frame).to_dict()["data"]["values"]]
         ['a=1', 'a=2']
     """
-    data.need(frame, ("value",), "conditions")
+    frame = data.need(frame, ("value",), "conditions")
     metric = data.one_metric(frame, "conditions")
     names = data.series(frame)
-    rows = frame.assign(series=names.where(names != "", "all"))
+    alone = (data.distinct(frame, "model") or ["all"])[0]
+    rows = frame.assign(series=names.where(names != "", labels.short(alone)))
     table = data.over_prompts(rows, ["series"])
     y = alt.Y("series:N", sort=None, axis=style.axis(None, labelLimit=300, labelOverlap=False))
     x = alt.X("value:Q", axis=style.axis(label or metric), scale=alt.Scale(zero=True))
@@ -205,13 +206,13 @@ def _of_runs(table: pd.DataFrame) -> list[str]:
 
 def _wide(frame: pd.DataFrame, columns: Sequence[str], chart: str) -> pd.DataFrame:
     """A row a run; of tidy results the mean of each metric becomes a column."""
-    data.need(frame, (), chart)
+    frame = data.need(frame, (), chart)
     if {"metric", "value"} <= set(frame.columns):
         by = [name for name in ("run", "experiment", "model") if name in frame.columns]
         plain = frame.assign(**{name: frame[name].astype(object) for name in [*by, "metric"]})
         means = plain.groupby([*by, "metric"], sort=False)["value"].mean()
         frame = means.unstack("metric").reset_index()
-    data.need(frame, columns, chart)
+    frame = data.need(frame, columns, chart)
     for name in columns:
         if pd.to_numeric(frame[name], errors="coerce").isna().all():
             raise ParameterError(f"{chart}: {name} holds no numbers.")

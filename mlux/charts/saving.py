@@ -51,6 +51,11 @@ def to_svg(chart: Chart) -> str:
     return str(drawn)
 
 
+def to_svg_image(chart: Chart) -> str:
+    """The chart as the address of an image, for a page whose reader runs no scripts."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(to_svg(chart).encode()).decode()}"
+
+
 def to_spec(chart: Chart) -> dict[str, Any]:
     """The chart as Vega-Lite."""
     spec: dict[str, Any] = chart.to_dict()

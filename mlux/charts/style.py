@@ -9,6 +9,8 @@ from typing import Any
 
 import altair as alt
 
+from mlux.charts import labels
+
 PALETTE = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000", "#999933"]
 """Okabe and Ito (2008), without the yellow, which paper does not show."""
 
@@ -20,8 +22,8 @@ MISSING = "#e0e0e0"
 def heading(title: str, subtitle: Sequence[str]) -> alt.TitleParams:
     """Title and the lines below it, at the left edge."""
     return alt.TitleParams(
-        text=title,
-        subtitle=list(subtitle),
+        text=labels.short(title, 90),
+        subtitle=[labels.short(line, 110) for line in subtitle],
         anchor="start",
         frame="group",
         fontSize=HEADLINE,

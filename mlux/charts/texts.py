@@ -31,7 +31,7 @@ def generations(
         >>> [row["text"] for row in generations(frame).to_dict()["data"]["values"]]
         ['a b', 'c d']
     """
-    data.need(frame, ("prompt", "text"), "generations")
+    frame = data.need(frame, ("prompt", "text"), "generations")
     names = data.series(frame)
     rows = frame.assign(series=names.where(names != "", "text"))
     columns = list(dict.fromkeys(rows["series"]))

@@ -38,7 +38,7 @@ def attribution_waterfall(
         >>> attribution_waterfall(frame).to_dict()["data"]["values"][-1]["to"]
         0.75
     """
-    data.need(frame, ("value",), "attribution_waterfall")
+    frame = data.need(frame, ("value",), "attribution_waterfall")
     metric = data.one_metric(frame, "attribution_waterfall")
     rows = frame.assign(component=_components(frame))
     table = data.over_prompts(rows, ["component"])
@@ -63,7 +63,7 @@ def attribution_waterfall(
 def _components(frame: pd.DataFrame) -> list[str]:
     if "component" in frame.columns:
         return [str(name) for name in frame["component"]]
-    data.need(frame, ("condition", "layer"), "attribution_waterfall")
+    frame = data.need(frame, ("condition", "layer"), "attribution_waterfall")
     heads = frame["head"] if "head" in frame.columns else pd.Series(pd.NA, index=frame.index)
     return [
         _name(str(condition), layer, head)

@@ -24,6 +24,7 @@ COMMANDS = {
     "runs": "List, show, tag and resume runs.",
     "compare": "Compare runs side by side, with intervals and tests.",
     "plot": "Draw runs as PNG, SVG, HTML or JSON.",
+    "report": "Write a report of runs: one page that opens without a network.",
     "claim": "Keep claims and the runs they rest on.",
     "sql": "Ask the database in read-only SQL.",
     "models": "Check models; list and show those that were run.",

@@ -16,7 +16,18 @@ from mlux.errors import ParameterError
 from tests.charts.frames import PROMPTS, predictions, results
 from tests.charts.scene import Scene, inked, pixels, rgb, scene
 
-MODULES = ("choice", "grids", "labels", "lens", "lines", "points", "saving", "texts", "waterfall")
+MODULES = (
+    "choice",
+    "suitable",
+    "grids",
+    "labels",
+    "lens",
+    "lines",
+    "points",
+    "saving",
+    "texts",
+    "waterfall",
+)
 YELLOW, PURPLE = (253, 231, 37), (68, 1, 84)  # the ends of viridis
 
 

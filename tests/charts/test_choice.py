@@ -8,7 +8,7 @@ import pytest
 from synthetic import make_finished, make_model, make_spec, write_run
 
 from mlux import charts
-from mlux.charts.choice import suggestions
+from mlux.charts.suitable import suggestions
 from mlux.errors import ParameterError, RunError, UnknownNameError
 from mlux.results import Metric, Values
 from mlux.store import FinishedTrial, Store

@@ -2,7 +2,8 @@
 // Draws each element with data-chart from the JSON element of that id.
 function fitted(spec, room) {
   // A plain chart shrinks to a narrow screen; a grid keeps its cells and its box scrolls.
-  if (typeof spec.width === "number" && (spec.layer || spec.mark) && spec.width + 90 > room) {
+  const plain = typeof spec.width === "number" && typeof spec.height === "number";
+  if (plain && (spec.layer || spec.mark) && spec.width + 90 > room) {
     return Object.assign({}, spec, {
       width: Math.max(220, room), autosize: { type: "fit-x", contains: "padding" },
     });

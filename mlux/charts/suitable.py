@@ -1,0 +1,115 @@
+"""Which charts suit some runs: decided by what their numbers are given for, not by their names.
+
+A metric of heads becomes a head heat map, one of layers and positions a patching heat map, one of
+layers a profile, one of doses a dose–response; so a person's own experiment is drawn as well.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from mlux import compare
+from mlux.charts import data
+from mlux.charts.lines import condition_parts
+from mlux.errors import ParameterError, UnknownNameError
+from mlux.results import Metric
+from mlux.store import load_run, resolve_run
+from mlux.store.frames import Database, RunReference, Runs, opened
+
+_MOST_DRAWN = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suggestion:
+    """A chart that suits some runs."""
+
+    chart: str
+    metric: str | None
+
+
+def suggestions(runs: Runs, *, metric: str | None = None, db: Database = None) -> list[Suggestion]:
+    """The charts that suit runs, the most telling first; none if they have nothing in common."""
+    with opened(db) as store:
+        stored = [load_run(store, resolve_run(store, run)) for run in named(runs)]
+        shared = shared_metrics([run.metrics for run in stored])
+        return suggested([run.uid for run in stored], shared, metric, store)
+
+
+def shared_metrics(metrics: Sequence[Sequence[Metric]]) -> list[Metric]:
+    """The metrics that all runs declare: those for which higher is better first."""
+    names = [{metric.name for metric in of_run} for of_run in metrics]
+    shared = [metric for metric in metrics[0] if all(metric.name in own for own in names)]
+    return sorted(shared, key=lambda metric: metric.better != "higher")
+
+
+def named(runs: Runs) -> list[str]:
+    """What is given as one run or several, as names of runs."""
+    several: Sequence[RunReference] = (
+        [runs] if isinstance(runs, str) or hasattr(runs, "uid") else list(runs)
+    )
+    if not several:
+        raise ParameterError("No runs are given. List them with compare.runs() or mlux runs list.")
+    return [run if isinstance(run, str) else run.uid for run in several]
+
+
+def suggested(
+    uids: list[str], shared: list[Metric], metric: str | None, db: Database
+) -> list[Suggestion]:
+    """As `suggestions`, of runs whose shared metrics are known."""
+    wanted = [item for item in shared if metric in (None, item.name)]
+    if metric is not None and not wanted:
+        raise UnknownNameError("metric that these runs share", metric, [m.name for m in shared])
+    found: list[Suggestion] = []
+    for item in wanted:
+        found += [
+            Suggestion(chart=name, metric=item.name)
+            for name in _by_axes(compare.layer_results(uids, item.name, db))
+        ]
+        if len(found) >= _MOST_DRAWN:
+            break
+    # One chart of each kind says more than the same kind of every metric.
+    first = list({item.chart: item for item in reversed(found)}.values())[::-1]
+    if metric is None and len(compare.predictions(uids[:1], db)):
+        first.append(Suggestion(chart="lens_grid", metric=None))
+    if metric is None and len(compare.generations(uids, db)):
+        first.append(Suggestion(chart="generations", metric=None))
+    return first
+
+
+def _by_axes(frame: pd.DataFrame) -> list[str]:
+    """The charts of one metric, by the axes that its rows have."""
+    if not len(frame):
+        return []
+    layers = frame[frame["layer"].notna()]
+    heads = layers[layers["head"].notna()]
+    positions = layers[layers["head"].isna() & layers["position"].notna()]
+    found = []
+    if len(heads):
+        found.append("head_heatmap")
+    if len(positions) and _several_positions(positions):
+        found.append("patching_heatmap")
+    elif len(layers) > len(heads):
+        found.append("layer_profile")
+    if found:
+        return found
+    return ["dose_response" if _has_doses(frame) else "conditions"]
+
+
+def _several_positions(rows: pd.DataFrame) -> bool:
+    plain = rows[["run", "prompt", "condition", "position"]].astype(object)
+    by = plain.groupby(["run", "prompt", "condition"])["position"]
+    return bool((by.nunique() > 1).any())
+
+
+def _has_doses(frame: pd.DataFrame) -> bool:
+    values: dict[str, set[str]] = {}
+    for label in data.distinct(frame, "condition"):
+        for name, value in condition_parts(label).items():
+            values.setdefault(name, set()).add(value)
+    varying = [found for found in values.values() if len(found) > 2 and all(map(_number, found))]
+    return len(varying) == 1
+
+
+def _number(text: str) -> bool:
+    return text.replace(".", "", 1).replace("-", "", 1).replace("e", "", 1).isdigit()

@@ -1,0 +1,160 @@
+"""The exact commands and SQL that give what a report shows."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mlux import prompts
+from mlux.charts.suitable import Suggestion
+from mlux.report.provenance import text_of
+from mlux.store import load_run
+from mlux.store.records import StoredRun
+from mlux.store.session import Store
+
+if TYPE_CHECKING:
+    from mlux.report.content import Section
+
+
+def plot(uids: Sequence[str], item: Suggestion, target: str) -> str:
+    """The command that draws a chart."""
+    metric = ["--metric", item.metric] if item.metric else []
+    return shlex.join(["mlux", "plot", *uids, "--chart", item.chart, *metric, "-o", target])
+
+
+ACROSS = "--across-quantization"
+
+
+def comparison(a: str, b: str, metric: str, axes: Sequence[str], across: bool) -> str:
+    """The command that compares two runs."""
+    options = ["--metric", metric, "--by", ",".join(axes), *([ACROSS] if across else [])]
+    return shlex.join(["mlux", "compare", a, b, *options])
+
+
+def commands(
+    runs: Sequence[StoredRun],
+    sections: Sequence["Section"],
+    question: str | None,
+    metric: str | None,
+    across: bool,
+    target: str,
+) -> tuple[str, ...]:
+    """What to type to run everything again: the runs, the comparisons, the charts, the report."""
+    asked = ["--question", question] if question else []
+    chosen = [*(["--metric", metric] if metric else []), *([ACROSS] if across else [])]
+    uids = [run.uid for run in runs]
+    report = shlex.join(["mlux", "report", *uids, *asked, *chosen, "-o", target])
+    return (
+        *(line for run in runs for line in _run(run)),
+        *(item.command for section in sections for item in section.comparisons),
+        *(item.command for section in sections for item in section.figures),
+        report,
+    )
+
+
+def _run(run: StoredRun) -> list[str]:
+    """The command of a run, and above it what a command cannot say."""
+    options = ["--model", run.model.source]
+    if run.model.adapter_source:
+        options += ["--adapter", run.model.adapter_source]
+    lines = [f"# run {run.uid}"]
+    if run.prompts.name != f"{run.experiment} seed {run.seed}":  # not made by the experiment
+        if _is_shipped(run):
+            options += ["--prompts", run.prompts.name]
+        else:
+            options += ["--prompts", "FILE"]
+            lines[0] += "; FILE holds its prompts, which the notebook has too"
+    for name, value in run.params.items():
+        options += ["-p", f"{name}={text_of(value)}"]
+    options += ["--seed", str(run.seed)]
+    if run.batch_size is not None:
+        options += ["--batch-size", str(run.batch_size)]
+    return [*lines, shlex.join(["mlux", "run", run.experiment, *options])]
+
+
+def _is_shipped(run: StoredRun) -> bool:
+    """Whether the name of the run's prompts gives these prompts on any machine."""
+    base = run.prompts.name.partition(":")[0]
+    if base not in prompts.shipped():
+        return False
+    return prompts.load(run.prompts.name).content_hash == run.prompts.content_hash
+
+
+def sql(facts: Mapping[str, Any], store: Store) -> str:
+    """The SELECT that gives a chart's numbers.
+
+    Args:
+        facts: The chart's `usermeta`: runs, chart, metric, prompts.
+        store: The notebook.
+    """
+    chart, metric = facts["chart"], facts["metric"]
+    if chart == "lens_grid":
+        uid = facts["runs"][0]
+        where = [f"run = {_quoted(uid)}", "rank = 0", _trials(uid, facts, store)]
+        return _select("layer, position, trial, token, probability", "predictions", where,
+                       "trial, position, layer")  # fmt: skip
+    runs = ", ".join(map(_quoted, facts["runs"]))
+    where = [f"run IN ({runs})", f"metric = {_quoted(metric)}"]
+    if chart == "patching_heatmap":
+        where += [_trials(facts["runs"][0], facts, store), "head IS NULL"]
+        return _select("run, condition, layer, position, value", "results", where,
+                       "run, condition, layer, position")  # fmt: skip
+    by = _GROUPS.get(chart, "run, condition, layer, head")
+    where += [f"{name} IS NOT NULL" for name in ("layer", "head") if name in by.split(", ")]
+    where += [] if facts["heads"] else ["head IS NULL"]
+    inner = _select(f"{by}, prompt, avg(value) AS value", "results", where, "")
+    return (
+        f"SELECT {by}, avg(value) AS value, count(*) AS prompts FROM (\n"
+        f"{_indented(inner)}\n  GROUP BY {by}, prompt\n"
+        f") AS per_prompt GROUP BY {by} ORDER BY {by}"
+    )
+
+
+def texts_sql(uids: Sequence[str]) -> str:
+    """The SELECT that gives what the models wrote."""
+    return (
+        "SELECT r.uid AS run, p.text AS prompt, c.label AS condition, g.sample, g.text\n"
+        "FROM generations AS g JOIN runs AS r ON r.id = g.run_id\n"
+        "  JOIN trials AS t ON t.run_id = g.run_id AND t.trial = g.trial\n"
+        "  JOIN prompts AS p ON p.id = t.prompt_id\n"
+        "  JOIN conditions AS c ON c.id = t.condition_id\n"
+        f"WHERE r.uid IN ({', '.join(map(_quoted, uids))})"
+    )
+
+
+_GROUPS = {
+    "layer_profile": "run, condition, layer",
+    "head_heatmap": "run, condition, layer, head",
+    "dose_response": "run, condition",
+    "conditions": "run, condition",
+}
+
+
+def _select(columns: str, view: str, where: Sequence[str], order: str) -> str:
+    conditions = "\n  AND ".join(where)
+    ordered = f"\nORDER BY {order}" if order else ""
+    return f"SELECT {columns} FROM {view}\nWHERE {conditions}{ordered}"
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+def _trials(uid: str, facts: Mapping[str, Any], store: Store) -> str:
+    """The trials of some prompts, by number: a prompt may hold anything, a number may not."""
+    run = load_run(store, uid)
+    found = [
+        place
+        for place, trial in enumerate(run.trials)
+        if run.prompts.prompts[trial.prompt].text in facts["prompts"]
+        and facts["condition"] in (None, _label(trial.condition))
+    ]
+    return f"trial IN ({', '.join(map(str, found))})"
+
+
+def _label(condition: Mapping[str, str]) -> str:
+    """A condition as the views write it."""
+    return ", ".join(f"{name}={value}" for name, value in condition.items())
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
