@@ -72,3 +72,35 @@ KL_TO_FINAL = Metric(
     better="lower",
     description="KL(the model's prediction ‖ the lens's prediction).",
 )
+TEXT_LOSS = Metric(
+    name="text_loss",
+    unit="nats",
+    better="lower",
+    description="Mean -log p of the generated tokens under the unsteered model.",
+)
+PERPLEXITY = Metric(
+    name="perplexity",
+    unit="tokens",
+    better="lower",
+    description="exp(text_loss): how many equally likely tokens the text is as surprising as.",
+)
+DISTINCT_1 = Metric(
+    name="distinct_1",
+    unit="share",
+    better="higher",
+    description="Distinct tokens as a share of the generated ones.",
+)
+DISTINCT_2 = Metric(
+    name="distinct_2",
+    unit="share",
+    better="higher",
+    description="Distinct bigrams as a share of all.",
+)
+REPETITION = Metric(
+    name="repetition",
+    unit="share",
+    better="lower",
+    description="4-grams of the generation that came before in it (seq-rep-4).",
+)
+TEXT_QUALITY = (TEXT_LOSS, PERPLEXITY, DISTINCT_1, DISTINCT_2, REPETITION)
+"""What a generated text is worth as language."""

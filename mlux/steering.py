@@ -23,8 +23,10 @@ from mlux.errors import ParameterError
 from mlux.methods.steering import (
     auto_calibrate_alpha,
     compute_steering_vector,
+    compute_steering_vectors,
     create_additive_hook,
     create_steering_hook,
+    steering_hooks,
     suggest_alpha,
 )
 
@@ -32,12 +34,14 @@ __all__ = [
     "ContrastiveSteering",
     "auto_calibrate_alpha",
     "compute_steering_vector",
+    "compute_steering_vectors",
     "create_additive_hook",
     "create_steering_hook",
     "generate_from_cache",
     "generate_from_cache_stream",
     "generate_with_steering",
     "prefill_with_cache",
+    "steering_hooks",
     "suggest_alpha",
 ]
 
@@ -75,9 +79,7 @@ def generate_with_steering(
     Returns:
         The text without the prompt; for a list of prompts the list of texts.
     """
-    layers = [layer] if isinstance(layer, int) else layer
-    hook = create_steering_hook(vector, alpha)
-    hooks = [(sites.resid_post(index), hook) for index in layers]
+    hooks = steering_hooks(layer, vector, alpha)
     return hooked.generate(prompt, max_tokens, temperature, hooks=hooks, **options)
 
 

@@ -1,14 +1,12 @@
-"""Steering vectors: directions in the residual stream, the hooks that add them, and how strongly.
+"""Steering: the hooks that add a direction to the residual stream.
 
-The direction is the difference between what a model holds after a positive and after a negative
-prompt, at the last token after one block. Its strength alpha multiplies the vector, so what alpha
-does depends on the vector's length and on the residual stream's at that layer;
-`auto_calibrate_alpha` turns a fraction of the latter into an alpha. Sources: Turner et al. (2023),
-"Activation addition"; Rimsky et al. (2023), "Steering Llama 2 via contrastive activation addition".
+How a direction is found is in `steering_vectors`, how strongly to add it in `steering_strength`;
+their names can be imported from here too. Sources: Turner et al. (2023), "Activation addition";
+Rimsky et al. (2024), "Steering Llama 2 via contrastive activation addition".
 """
 
 # First, so that the optimised BLAS is there before MLX.
-from mlux.engine import HookedModel, HookWrapper, sites
+from mlux.engine import HookWrapper, sites
 
 # isort: split
 from collections.abc import Sequence
@@ -16,52 +14,20 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlux.engine.arrays import numbers
 from mlux.engine.passes import Hook
-from mlux.errors import HookError, ParameterError, UnknownNameError
+from mlux.errors import HookError
+from mlux.methods.steering_strength import auto_calibrate_alpha, suggest_alpha
+from mlux.methods.steering_vectors import compute_steering_vector, compute_steering_vectors
 
-EFFECTS = {"subtle": 0.5, "moderate": 1.0, "strong": 1.5}
-"""The named strengths of `suggest_alpha`."""
-USUAL_NORM = 50.0
-"""The length of alpha times the vector that mlux 0.2 found moderate on models of 2 to 9B."""
-
-
-def compute_steering_vector(
-    hooked: HookedModel, positive: str | Sequence[str], negative: str | Sequence[str], layer: int
-) -> mx.array:
-    """The residual stream after a block at the last token: positive minus negative.
-
-    Args:
-        hooked: The model.
-        positive: A prompt, or several to average over.
-        negative: The same of the opposite.
-        layer: The block.
-
-    Returns:
-        [d_model], in the dtype of the activations.
-
-    Example:
-        >>> model = HookedModel.from_pretrained("demo")
-        >>> compute_steering_vector(model, "the food was amazing", "the food was awful", 3).shape
-        (128,)
-    """
-    difference = _mean_at_last(hooked, positive, layer) - _mean_at_last(hooked, negative, layer)
-    vector = difference.astype(hooked.resid_dtype)
-    mx.eval(vector)
-    return vector
-
-
-def _mean_at_last(hooked: HookedModel, prompts: str | Sequence[str], layer: int) -> mx.array:
-    return mx.mean(_at_last(hooked, prompts, layer), axis=0)
-
-
-def _at_last(hooked: HookedModel, prompts: str | Sequence[str], layer: int) -> mx.array:
-    """The residual stream after a block at each prompt's last token, [batch, d_model], float32."""
-    batch = hooked.to_batch([prompts] if isinstance(prompts, str) else list(prompts))
-    path = sites.resid_post(layer)
-    _, cache = hooked.run_with_cache(batch.tokens, hooks=[path], positions=batch.last)
-    at_last = mx.take_along_axis(cache[path], batch.last[:, None, None], axis=1)[:, 0]
-    return at_last.astype(mx.float32)
+__all__ = [
+    "auto_calibrate_alpha",
+    "compute_steering_vector",
+    "compute_steering_vectors",
+    "create_additive_hook",
+    "create_steering_hook",
+    "steering_hooks",
+    "suggest_alpha",
+]
 
 
 def create_steering_hook(vector: mx.array, alpha: float = 1.0) -> Hook:
@@ -81,7 +47,8 @@ def create_steering_hook(vector: mx.array, alpha: float = 1.0) -> Hook:
         >>> bool((steered == model.forward("mary lives in")).all())
         True
     """
-    scaled = alpha * vector.astype(mx.float32).reshape(-1)
+    # float: a NumPy number would turn the product into a NumPy array.
+    scaled = float(alpha) * vector.astype(mx.float32).reshape(-1)
 
     def steer(inputs: tuple[Any, ...], output: mx.array, wrapper: HookWrapper) -> mx.array:
         if output.shape[-1] != scaled.size:
@@ -120,56 +87,20 @@ def create_additive_hook(deltas: mx.array) -> Hook:
     return add
 
 
-def suggest_alpha(vector: mx.array, target_effect: str | float = "moderate") -> float:
-    """A first guess at a strength from a vector's length alone, as mlux 0.2 made it.
-
-    A named effect aims at a shift of 50 units times 0.5, 1 or 1.5, with the guess before that
-    factor kept from 0.1 to 2. A number is the length that alpha times the vector shall have.
-    `auto_calibrate_alpha` looks at the model too, and is the better choice.
+def steering_hooks(
+    layers: int | Sequence[int], vector: mx.array, alpha: float = 1.0
+) -> list[tuple[str, Hook]]:
+    """Hooks that add alpha times a vector after one block, or after several.
 
     Args:
+        layers: The block or blocks.
         vector: [d_model].
-        target_effect: subtle, moderate, strong, or a length.
+        alpha: The strength, at each of them.
 
     Example:
-        >>> suggest_alpha(mx.ones(100) * 10, "strong")
-        0.75
+        >>> [path for path, _ in steering_hooks([2, 3], mx.ones(128))]
+        ['model.layers.2', 'model.layers.3']
     """
-    norm = _norm(vector)
-    if not isinstance(target_effect, str):
-        return float(target_effect) / norm
-    if target_effect not in EFFECTS:
-        raise UnknownNameError("effect", target_effect, EFFECTS)
-    return min(max(USUAL_NORM / norm, 0.1), 2.0) * EFFECTS[target_effect]
-
-
-def auto_calibrate_alpha(
-    hooked: HookedModel,
-    vector: mx.array,
-    layer: int,
-    prompts: str | Sequence[str],
-    target: float = 0.5,
-) -> float:
-    """The alpha with which the added vector is as long as a fraction of the residual stream.
-
-    Args:
-        hooked: The model.
-        vector: [d_model].
-        layer: The block after which the vector is added.
-        prompts: Prompts like those to be steered; the last token of each is measured.
-        target: That fraction. Around 0.5 most models change their mind and keep their language.
-
-    Example:
-        >>> model = HookedModel.from_pretrained("demo")
-        >>> auto_calibrate_alpha(model, mx.ones(128), 3, ["the food was"], target=0.0)
-        0.0
-    """
-    lengths = mx.linalg.norm(_at_last(hooked, prompts, layer), axis=-1)
-    return float(target * numbers(mx.mean(lengths)) / _norm(vector))
-
-
-def _norm(vector: mx.array) -> float:
-    norm: float = numbers(mx.linalg.norm(vector.astype(mx.float32)))
-    if norm == 0.0:
-        raise ParameterError("The steering vector is zero: its two prompts do not differ.")
-    return norm
+    hook = create_steering_hook(vector, alpha)
+    listed = [layers] if isinstance(layers, int) else layers
+    return [(sites.resid_post(layer), hook) for layer in listed]
