@@ -27,6 +27,7 @@ COMMANDS = {
     "report": "Write a report of runs: one page that opens without a network.",
     "claim": "Keep claims and the runs they rest on.",
     "sql": "Ask the database in read-only SQL.",
+    "merge": "Bring the runs of another database here.",
     "models": "Check models; list and show those that were run.",
     "prompts": "List and show prompt sets.",
     "db": "Look after the database.",

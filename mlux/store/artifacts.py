@@ -9,7 +9,9 @@ what a killed process leaves behind is a file without a row, which `mlux db gc` 
 import hashlib
 import json
 import os
+import re
 import secrets
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +39,10 @@ _COLUMNS = "run_id, trial, name, kind, sha256, bytes"
 
 # Any number that no other lock of the same PostgreSQL database has.
 _ADVISORY_LOCK = 0x6D6C7579
+
+
+class UnusableError(StoreError):
+    """Another notebook's artifact that cannot be taken: the file is not there, or not it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,6 +153,43 @@ def insert_rows(
             place(home, one.artifact)
     rows = [(run, p.trial, p.artifact.name, p.artifact.kind, p.sha256, p.bytes) for p in placed]
     insert(connection, "artifacts", _COLUMNS, rows, tail)
+
+
+def bring(source: Path, home: Path, sha256: str, size: int) -> None:
+    """Copies an artifact's file from another folder, unless it is here; its hash is checked.
+
+    Args:
+        source: The other folder.
+        home: The folder of the notebook that gets it.
+        sha256: Its hash, as the other notebook says.
+        size: Its bytes, likewise.
+
+    Raises:
+        UnusableError: If there is no such file, or it is not what was written.
+        StoreError: If the disk refuses.
+    """
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise UnusableError(f"{sha256[:20]!r} is no hash of a file")
+    target, file = path_of(home, sha256), path_of(source, sha256)
+    if _is_there(target, size):
+        return
+    if not file.is_file() or file.stat().st_size != size:
+        wrong = "was altered" if file.exists() else "is missing"
+        raise UnusableError(f"the file {wrong}: {file}")
+    partial = home / f"{secrets.token_hex(8)}{PARTIAL}"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(file, partial)
+            if _hash_to_disk(partial)[0] != sha256:
+                raise UnusableError(f"the file was altered: {file}")
+            target.parent.mkdir(exist_ok=True)
+            partial.replace(target)
+            _sync_folder(target.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"Cannot copy {file} to {home}: {error.strerror}.") from error
 
 
 def hold(connection: sa.Connection, *, exclusive: bool) -> None:

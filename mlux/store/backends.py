@@ -80,7 +80,10 @@ def postgres(url: sa.URL, write: bool) -> sa.Engine:
     except ModuleNotFoundError as error:
         raise StoreError("PostgreSQL needs a driver: pip install 'mlux[postgres]'") from error
     if not write:
-        engine = engine.execution_options(postgresql_readonly=True)
+        # One state of the notebook in each transaction, as SQLite's readers have it.
+        engine = engine.execution_options(
+            postgresql_readonly=True, isolation_level="REPEATABLE READ"
+        )
     return engine
 
 

@@ -172,11 +172,11 @@ def file_model(connection: sa.Connection, model: ModelIdentity) -> int:
     known = connection.execute(
         sa.text("SELECT label FROM models WHERE content_hash = :hash"), {"hash": model.content_hash}
     ).scalar()
-    values["label"] = known or _free_label(connection, model)
+    values["label"] = known or free_label(connection, model)
     return _put(connection, "models", {"content_hash": model.content_hash}, values)
 
 
-def _free_label(connection: sa.Connection, model: ModelIdentity) -> str:
+def free_label(connection: sa.Connection, model: ModelIdentity) -> str:
     """The model's name, with what tells it apart from the others of that name."""
     query = "SELECT label, adapter_hash, quant_bits, dtype FROM models WHERE name = :name"
     others = connection.execute(sa.text(query), {"name": model.name}).all()

@@ -45,7 +45,8 @@ def resolve_run(store: Store, reference: str) -> str:
         query = (
             "SELECT r.uid, e.name, r.created_at FROM runs AS r "
             "JOIN experiments AS e ON e.id = r.experiment_id "
-            "WHERE r.deleted_at IS NULL AND substr(r.uid, 1, :n) = :prefix ORDER BY r.id DESC"
+            "WHERE r.deleted_at IS NULL AND substr(r.uid, 1, :n) = :prefix "
+            "ORDER BY r.created_at DESC, r.id DESC"
         )
         prefix = reference.lower()
         found = connection.execute(sa.text(query), {"prefix": prefix, "n": len(prefix)}).all()
@@ -64,7 +65,7 @@ def _latest(connection: sa.Connection, location: str, experiment: str, back: int
     query = (
         "SELECT r.uid FROM runs AS r JOIN experiments AS e ON e.id = r.experiment_id "
         "WHERE r.deleted_at IS NULL AND (:name = '' OR e.name = :name) "
-        "ORDER BY r.id DESC LIMIT 1 OFFSET :back"
+        "ORDER BY r.created_at DESC, r.id DESC LIMIT 1 OFFSET :back"
     )
     uid = connection.execute(sa.text(query), {"name": experiment, "back": back}).scalar()
     if uid is not None:
@@ -154,7 +155,7 @@ def list_runs(
             test, tested = compile_where(connection, where, _STATUS)
             conditions.append(test)
             values |= tested
-        query = f"{_LIST} WHERE {' AND '.join(conditions)} ORDER BY r.id DESC"
+        query = f"{_LIST} WHERE {' AND '.join(conditions)} ORDER BY r.created_at DESC, r.id DESC"
         if limit is not None:
             query += " LIMIT :limit"
             values["limit"] = limit

@@ -124,5 +124,9 @@ def token_ids(batch: Iterable[FinishedTrial]) -> set[int]:
 
 
 def storable(text: str) -> str:
-    """Text as UTF-8 can carry it: half a surrogate pair, which some tokens are, becomes a mark."""
-    return text.encode("utf-8", "replace").decode()
+    """Text as every database can hold it.
+
+    Half a surrogate pair, which some tokens are, becomes a question mark; the null character, which
+    PostgreSQL lacks, becomes its picture.
+    """
+    return text.encode("utf-8", "replace").decode().replace("\0", "␀")
