@@ -7,7 +7,7 @@ import pandas as pd
 
 from mlux.compare.selection import GROUPS, groups_of
 from mlux.errors import ParameterError
-from mlux.store import frames
+from mlux.store import frames, numbers
 from mlux.store.frames import Database, Runs
 
 
@@ -30,18 +30,8 @@ def layer_results(runs: Runs, metric: str | None = None, db: Database = None) ->
         >>> list(ranks.columns[5:])
         ['metric', 'layer', 'head', 'position', 'value']
     """
-    with frames.opened(db) as store, store.reading() as connection:
-        keys = frames.run_keys(store, connection, runs)
-        where, values = frames.of_metric(connection, list(keys.values()), metric)
-        select = (
-            "SELECT v.run_id, r.experiment_id, r.model_id, t.prompt_id, t.condition_id, "
-            "v.metric_id, v.layer, v.head, v.position, v.value FROM layer_results AS v"
-        )
-        order = "ORDER BY v.run_id, v.metric_id, v.trial, v.layer, v.head, v.position"
-        names = "run experiment model prompt condition metric layer head position value"
-        return frames.frame(
-            connection, f"{select} {frames.FROM_TRIALS} {where} {order}", values, names
-        )
+    with frames.opened(db) as store:
+        return numbers.layer_results(store, runs, metric)
 
 
 def pivot(

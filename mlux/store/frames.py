@@ -133,10 +133,9 @@ def frame(
 
 def _typed(connection: sa.Connection, name: str, column: Sequence[Any]) -> Any:
     if name in _NAMES:
-        return _named(connection, name, np.asarray(column, dtype=np.int64))
+        return named(connection, name, np.asarray(column, dtype=np.int64))
     if name in _NULLABLE:
-        places = np.asarray(column, dtype=np.int64)
-        return pd.arrays.IntegerArray(places, places == NOT_APPLICABLE)
+        return places(np.asarray(column, dtype=np.int64))
     if name in ("value", "total"):
         return np.asarray(column, dtype=np.float64)
     if name == "text":
@@ -144,9 +143,12 @@ def _typed(connection: sa.Connection, name: str, column: Sequence[Any]) -> Any:
     return np.asarray(column, dtype=np.int64)
 
 
-def _named(
-    connection: sa.Connection, kind: str, ids: np.ndarray[Any, Any]
-) -> "pd.Categorical[str]":
+def places(column: np.ndarray[Any, np.dtype[np.int64]]) -> pd.arrays.IntegerArray:
+    """Layers, heads or positions, NA where there is none."""
+    return pd.arrays.IntegerArray(column, column == NOT_APPLICABLE)
+
+
+def named(connection: sa.Connection, kind: str, ids: np.ndarray[Any, Any]) -> "pd.Categorical[str]":
     """Ids as a categorical of their names, in the order in which they were first filed."""
     present, codes = np.unique(ids, return_inverse=True)
     found: dict[int, str] = {}
@@ -157,8 +159,8 @@ def _named(
     # Two prompts may have the same text and differ in their answer; a category is one text.
     texts = [found[key] for key in present.tolist()]
     categories = list(dict.fromkeys(texts))
-    places = {text: place for place, text in enumerate(categories)}
-    name_codes = np.array([places[text] for text in texts], dtype=np.int64)
+    order = {text: place for place, text in enumerate(categories)}
+    name_codes = np.array([order[text] for text in texts], dtype=np.int64)
     return pd.Categorical.from_codes(name_codes[codes], categories=pd.Index(categories))
 
 

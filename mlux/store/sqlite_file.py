@@ -7,12 +7,47 @@ that it is asked to open; so a file that may be somebody else's is looked at wit
 import os
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
 from urllib.parse import quote
+from weakref import WeakSet
 
 from mlux.errors import StoreError
 
 BUSY_SECONDS = 30
+
+
+class _Handle(sqlite3.Connection):
+    """A connection that is known to be open until it is closed."""
+
+    file: tuple[int, int] | None = None
+
+    def close(self) -> None:
+        super().close()
+        _OPEN.discard(self)
+
+
+_OPEN: WeakSet[_Handle] = WeakSet()
+_GUARD = RLock()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file a path leads to; never opened for it, as its closing drops all locks."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[bool]:
+    """Whether this process has no handle of a file; in the block it opens none."""
+    with _GUARD:
+        here = _identity(path)
+        yield all(handle.file != here for handle in _OPEN)
 
 
 def connect(path: Path, options: str) -> sqlite3.Connection:
@@ -22,13 +57,17 @@ def connect(path: Path, options: str) -> sqlite3.Connection:
         path: The database file.
         options: URI options, as in `mode=ro`.
     """
-    connection = sqlite3.connect(
-        f"file:{quote(str(path.absolute()))}?{options}",
-        uri=True,
-        timeout=BUSY_SECONDS,
-        isolation_level=None,
-        check_same_thread=False,
-    )
+    with _GUARD:
+        connection = sqlite3.connect(
+            f"file:{quote(str(path.absolute()))}?{options}",
+            uri=True,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+            factory=_Handle,
+        )
+        connection.file = _identity(path)
+        _OPEN.add(connection)
     connection.execute("PRAGMA foreign_keys = ON")
     # With a WAL, NORMAL loses no commit when a process dies, and never corrupts; only a power cut
     # can take the last commits, and then their trials are pending again.
