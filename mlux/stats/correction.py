@@ -26,10 +26,14 @@ def benjamini_hochberg(p: Floats) -> Floats:
     """
     q = np.full(len(p), np.nan)
     made = ~np.isnan(p)
-    if made.any():
-        from scipy import stats
-
-        q[made] = stats.false_discovery_control(p[made], method="bh")
+    # As scipy.stats.false_discovery_control, whose import takes half a second.
+    n = made.sum()
+    order = np.argsort(p[made])
+    scaled = p[made][order] * n / np.arange(1, n + 1)
+    falling = np.minimum.accumulate(scaled[::-1])[::-1]
+    corrected = np.empty(n)
+    corrected[order] = np.minimum(falling, 1.0)
+    q[made] = corrected
     return q
 
 

@@ -28,7 +28,9 @@ def uids(sqlite_store: Store) -> list[str]:
     conditions = [{}, {"site": "head"}, {"site": "head", "control": "random"}]
     made = [
         write_run(sqlite_store, make_spec(conditions=conditions)),
-        write_run(sqlite_store, make_spec(model=make_model("big", n_layers=9), n_prompts=7), make=odd),
+        write_run(
+            sqlite_store, make_spec(model=make_model("big", n_layers=9), n_prompts=7), make=odd
+        ),
         create_run(sqlite_store, make_spec()),
     ]
     sqlite_store.close()
