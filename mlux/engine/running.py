@@ -262,6 +262,7 @@ class Running:
         captures: Sequence[str] = (),
         positions: mx.array | None = None,
         tokens: mx.array | None = None,
+        pre_hooks: Sequence[tuple[str, PreHook]] = (),
     ) -> tuple[mx.array, ActivationCache]:
         """Runs the model from a block's input on; the blocks before it are never computed.
 
@@ -283,6 +284,7 @@ class Running:
             hooks: As in `run_with_hooks`, at that block or later.
             captures: Paths to keep, at that block or later.
             positions: [batch], the one position of each row to unembed; by default all.
+            pre_hooks: As in `run_with_hooks`, at that block or later.
 
         Returns:
             Logits [batch, seq, vocab_size] ([batch, 1, vocab_size] with `positions`) and the
@@ -293,7 +295,7 @@ class Running:
             site = sites.parse(path)
             if site is not None and site.layer is not None and site.layer < layer:
                 raise HookError(f"{path!r} lies before block {layer}, where this run begins.")
-        state = self._pass()
+        state = self._hooked_pass((), pre_hooks)
         state.add_hook(sites.resid_pre(layer), _replace_by(resid))
         for path, hook in hooks:
             state.add_hook(path, hook)

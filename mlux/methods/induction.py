@@ -5,12 +5,14 @@ al. (2022), "In-context Learning and Induction Heads" (prefix matching and copyi
 previous-token score after Elhage et al. (2021).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
 from mlux.engine import HookedModel, HookWrapper, sites
+from mlux.engine.arrays import numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,42 @@ def induction_scores(model: HookedModel, tokens: mx.array, *, period: int) -> li
         )
         mx.eval(layer_scores.prefix_matching, layer_scores.previous_token, layer_scores.copying)
         scores.append(layer_scores)
+    return scores
+
+
+def prefix_matching(model: HookedModel, ids: Sequence[int]) -> dict[tuple[int, int], float]:
+    """How much each head attends to what followed earlier occurrences of the current token.
+
+    The prefix-matching score on any prompt: the mean, over the tokens that occurred before, of the
+    attention to all positions right after an earlier occurrence.
+
+    Args:
+        model: The model.
+        ids: The prompt's token ids.
+
+    Returns:
+        (layer, head) → 0 … 1; empty if no token of the prompt occurs twice.
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> scores = prefix_matching(model, model.tokenize("dog cat horse walk dog cat horse"))
+        >>> max(scores, key=scores.get) in {(2, 0), (2, 3)}
+        True
+    """
+    seq = len(ids)
+    wanted = [
+        [key >= 1 and key <= query and ids[key - 1] == ids[query] for key in range(seq)]
+        for query in range(seq)
+    ]
+    mask = mx.array(wanted)
+    queries = sum(map(any, wanted))
+    if not queries:
+        return {}
+    scores: dict[tuple[int, int], float] = {}
+    for layer, pattern in model.get_attention_patterns(mx.array([list(ids)])).items():
+        of_heads = mx.sum(mx.where(mask, pattern[0], 0.0), axis=(1, 2)) / queries
+        scores |= {(layer, head): value for head, value in enumerate(numbers(of_heads))}
     return scores
 
 
