@@ -8,12 +8,20 @@ from typing import Any, get_args
 
 from mlux.engine import HookedModel
 from mlux.engine.trials import EncodedPrompt, PromptBatch, Trial
-from mlux.errors import ParameterError, PromptError
+from mlux.errors import PromptError
 from mlux.methods.ablation import Ablated, Head, Kind, means, zeros
 from mlux.methods.ablation import ablation as ablate
 from mlux.methods.edits import HEAD_SITES, Row, SiteName, edits_of
 from mlux.methods.induction import prefix_matching
-from mlux.methods.patching import every_edit, every_head, random_sets, strongest, together
+from mlux.methods.patching import (
+    every_edit,
+    every_head,
+    named_heads,
+    random_sets,
+    require_heads,
+    strongest,
+    together,
+)
 from mlux.metrics import ACCURACY, KL, LOGIT_DIFF, LOSS
 from mlux.registry import Cost, experiment
 from mlux.results import Fitted, Result, at
@@ -48,17 +56,7 @@ class AblationConfig:
         if self.top_k < 1:
             raise ValueError(f"top_k is {self.top_k}; expected at least 1")
         if self.heads != ("induction",):
-            named(self.heads)
-
-
-def named(heads: Sequence[str]) -> list[Head]:
-    """Heads from `layer.head`."""
-    try:
-        return [(int(layer), int(head)) for layer, head in (name.split(".") for name in heads)]
-    except ValueError as error:
-        raise ValueError(
-            f"heads is {','.join(heads)}; expected layer.head, as in 2.0,2.3"
-        ) from error
+            named_heads(self.heads)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +109,10 @@ def _fit(
 def _heads(
     model: HookedModel, config: AblationConfig, prompts: Sequence[EncodedPrompt]
 ) -> list[Head]:
-    known = every_head(model)
     if config.heads != ("induction",):
-        for head in named(config.heads):
-            if head not in known:
-                raise ParameterError(f"ablation: this model has no head {head[0]}.{head[1]}.")
-        return named(config.heads)
+        heads = named_heads(config.heads)
+        require_heads(model, heads)
+        return heads
     scores: dict[Head, list[float]] = {}
     for encoded in prompts:
         for head, score in prefix_matching(model, encoded.ids).items():

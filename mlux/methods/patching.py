@@ -23,14 +23,14 @@ import mlx.core as mx
 from mlux.engine import HookedModel
 from mlux.engine.arrays import numbers
 from mlux.engine.trials import MEMORY
-from mlux.errors import PromptError
+from mlux.errors import ParameterError, PromptError
 from mlux.methods.edits import Edit, Row, SiteName, every_edit
 from mlux.methods.scores import answer_logprob, kl_divergence, logit_diff, scored_logits
 from mlux.methods.sweeps import sweep_edits
 
 __all__ = [
     "Direction", "PatchEffect", "PatchingResult", "activation_patching", "elsewhere", "every_edit",
-    "every_head", "random_sets", "strongest", "together",
+    "every_head", "named_heads", "random_sets", "require_heads", "strongest", "together",
 ]  # fmt: skip
 
 Direction = Literal["denoising", "noising"]
@@ -213,6 +213,40 @@ def every_head(model: HookedModel) -> list[Head]:
     """
     blocks = enumerate(model.anatomy.blocks)
     return [(layer, head) for layer, block in blocks for head in range(block.n_heads)]
+
+
+def named_heads(names: Sequence[str]) -> list[Head]:
+    """Heads from their names.
+
+    Example:
+        >>> named_heads(["2.0", "2.3"])
+        [(2, 0), (2, 3)]
+
+    Raises:
+        ValueError: If a name is not `layer.head`.
+    """
+    try:
+        return [(int(layer), int(head)) for layer, head in (name.split(".") for name in names)]
+    except ValueError as error:
+        raise ValueError(
+            f"heads is {','.join(names)}; expected layer.head, as in 2.0,2.3"
+        ) from error
+
+
+def require_heads(model: HookedModel, heads: Sequence[Head]) -> None:
+    """Stops what asks for heads that a model lacks.
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> require_heads(HookedModel.from_pretrained("demo"), [(2, 0)])
+
+    Raises:
+        ParameterError: If there is no such head.
+    """
+    known = every_head(model)
+    for layer, head in heads:
+        if (layer, head) not in known:
+            raise ParameterError(f"This model has no head {layer}.{head}.")
 
 
 def random_sets(

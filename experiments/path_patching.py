@@ -1,0 +1,175 @@
+"""Path patching: which heads and MLPs act on the answer, or on certain heads, directly?"""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mlux.engine import HookedModel
+from mlux.engine.trials import EncodedPrompt, PromptBatch, Trial
+from mlux.errors import ParameterError, PromptError
+from mlux.methods.edits import Edit
+from mlux.methods.patching import (
+    Head,
+    every_head,
+    named_heads,
+    require_heads,
+    strongest,
+)
+from mlux.methods.path_patching import PathEffect, every_sender
+from mlux.methods.path_patching import path_patching as patch
+from mlux.metrics import LOGIT_DIFF
+from mlux.registry import Cost, experiment
+from mlux.results import Fitted, Metric, Result, at
+
+Receiver = Literal["logits", "q", "k", "v"]
+METRICS = (
+    Metric(
+        name="path_effect",
+        unit="fraction",
+        description="Share of the logit difference that the path from a sender moves: 0 is the "
+        "prompt's own run, 1 the corrupted run. Without a head the sender is the layer's MLP.",
+    ),
+    LOGIT_DIFF,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathPatchingConfig:
+    """Options of path patching."""
+
+    receivers: tuple[Receiver, ...] = field(
+        default=("logits", "q", "k", "v"),
+        metadata={"help": "where paths end, the logits or inputs of heads: logits, q, k, v"},
+    )
+    heads: tuple[str, ...] = field(
+        default=("top",),
+        metadata={
+            "help": "the heads that receive, as in 2.0,2.3; by default the top_k that act most on "
+            "the logits directly"
+        },
+    )
+    top_k: int = field(default=2, metadata={"help": "how many heads `top` stands for"})
+    through: tuple[int, ...] = field(
+        default=(), metadata={"help": "layers whose MLPs may pass the change on, as in 1,2"}
+    )
+    controls: bool = field(
+        default=True, metadata={"help": "also patch the paths to as many random heads"}
+    )
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise ValueError(f"top_k is {self.top_k}; expected at least 1")
+        if self.heads != ("top",):
+            named_heads(self.heads)
+
+
+def _conditions(
+    config: PathPatchingConfig, model: Mapping[str, Any]
+) -> Sequence[Mapping[str, str]]:
+    found: list[dict[str, str]] = []
+    for receiver in config.receivers:
+        found.append({"receiver": receiver})
+        if config.controls and receiver != "logits":
+            found.append({"receiver": receiver, "control": "random"})
+    return found
+
+
+def _cost(
+    config: PathPatchingConfig,
+    model: Mapping[str, Any],
+    condition: Mapping[str, str],
+    n_tokens: int,
+) -> Cost:
+    senders = model["n_layers"] * (model["n_heads"] + 1)
+    passes = senders / 2 * (1 if condition["receiver"] == "logits" else 1.5)
+    return Cost(forward_passes=passes + 3, values=2 * senders)
+
+
+def _fit(
+    model: HookedModel, config: PathPatchingConfig, prompts: Sequence[EncodedPrompt], seed: int
+) -> Fitted:
+    """The heads that receive: those of the largest mean direct effect on the logits."""
+    beyond = [layer for layer in config.through if not 0 <= layer < len(model.layers)]
+    if beyond:
+        raise ParameterError(f"path_patching: this model has no layer {beyond[0]}.")
+    if config.heads != ("top",):
+        heads = named_heads(config.heads)
+        require_heads(model, heads)
+        return Fitted(state=heads)
+    effects: dict[Head, list[float]] = {head: [] for head in every_head(model)}
+    senders = [edit for edit in every_sender(model) if edit.head is not None]
+    for encoded in prompts:
+        with suppress(PromptError):  # it fails in its own trial, which says why
+            for one in _patch(model, config, encoded, senders, []):
+                assert one.sender.head is not None
+                effects[one.sender.layer, one.sender.head].append(one.effect)
+    known = {head: values for head, values in effects.items() if values}
+    return Fitted(state=strongest(known, config.top_k))
+
+
+@experiment(
+    metrics=METRICS,
+    prompts="induction:8",
+    roles=("corrupted", "answer", "wrong_answer"),
+    conditions=_conditions,
+    cost=_cost,
+    fit=_fit,
+    fit_cost=lambda config, model, n_prompts: (
+        n_prompts * (model["n_layers"] * model["n_heads"] / 2 + 3)
+    ),
+    sites=("resid_pre", "head", "q", "k", "v"),
+    paper="Wang et al. (2022), Interpretability in the Wild; Goldowsky-Dill et al. (2023)",
+)
+def path_patching(
+    model: HookedModel, config: PathPatchingConfig, batch: PromptBatch
+) -> Iterator[tuple[Trial, Result]]:
+    """Patches the path from each head and MLP to the logits, or to queries, keys, values of heads.
+
+    The sender is as in the corrupted prompt, everything between it and the receiver as in the
+    prompt's own run (but for the MLPs of `through`), and the receiver passes on what it then reads.
+    Receiving heads are by default the two that act most on the logits directly. The control patches
+    the paths to as many random heads of any layer.
+    """
+    receiver = batch.condition["receiver"]
+    senders = every_sender(model)
+    for trial in batch:
+        heads: Sequence[Head] = batch.fitted
+        if "control" in batch.condition:
+            generator = random.Random(f"{batch.seed} {trial.number}")
+            others = [head for head in every_head(model) if head not in heads]
+            heads = generator.sample(others, min(len(heads), len(others)))
+        receivers = [
+            Edit(site=receiver, layer=layer, head=head)  # type: ignore[arg-type] # q, k or v
+            for layer, head in heads
+            if receiver != "logits"
+        ]
+        for one in _patch(model, config, trial.encoded, senders, receivers, batch):
+            place = {"layer": one.sender.layer, "head": one.sender.head}
+            yield trial, at("path_effect", one.effect, **place)
+            yield trial, at("logit_diff", one.logit_diff, **place)
+
+
+def _patch(
+    model: HookedModel,
+    config: PathPatchingConfig,
+    encoded: EncodedPrompt,
+    senders: Sequence[Edit],
+    receivers: Sequence[Edit],
+    batch: PromptBatch | None = None,
+) -> list[PathEffect]:
+    assert encoded.corrupted is not None
+    assert encoded.answer is not None
+    assert encoded.wrong_answer is not None
+    return patch(
+        model,
+        encoded.ids,
+        encoded.corrupted,
+        answer=encoded.answer,
+        wrong_answer=encoded.wrong_answer,
+        senders=senders,
+        receivers=receivers,
+        through=config.through,
+        **({} if batch is None else {"memory": batch.memory}),
+    )

@@ -1,0 +1,266 @@
+"""Path patching: how much of an effect goes from one place to another directly.
+
+The prompt runs with a sender (the z of a head, or an MLP's output) as it is in another prompt, and
+everything between it and a receiver as it was, so that the change reaches the receiver through the
+residual stream alone, or besides through chosen MLPs, which are computed anew. What the receiver
+then reads (a head's query, key or value) is put into a run that is otherwise untouched. With the
+logits as the receiver, only the final norm and the unembedding see the change:
+
+    effect = (patched - base) / (source - base),    each logit(answer) - logit(wrong answer)
+
+Source: Wang et al. (2022), "Interpretability in the wild"; Goldowsky-Dill et al. (2023),
+"Localizing model behavior with path patching".
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from mlux.engine import HookedModel, HookWrapper, sites
+from mlux.engine.arrays import numbers
+from mlux.engine.memory import below
+from mlux.engine.passes import Hook
+from mlux.engine.trials import MEMORY
+from mlux.errors import PromptError
+from mlux.methods.budget import ceiling, rows_in_budget
+from mlux.methods.edits import Edit, every_edit, layers_with, replacing
+from mlux.methods.scores import logit_diff
+from mlux.methods.sweeps import BasePass, base_pass
+
+INPUTS = ("q", "k", "v")
+
+
+class PathEffect(NamedTuple):
+    """What a sender does by way of a path.
+
+    Attributes:
+        sender: Its place.
+        logit_diff: logit(answer) - logit(wrong answer) with the path patched.
+        effect: Normalised: 0 is the prompt's own run, 1 the run of the other prompt.
+    """
+
+    sender: Edit
+    logit_diff: float
+    effect: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What one call of `path_patching` is about.
+
+    Attributes:
+        through: The layers whose MLPs are computed anew.
+    """
+
+    model: HookedModel
+    ids: Sequence[int]
+    others: Sequence[int]
+    receivers: Sequence[Edit]
+    through: frozenset[int]
+    starts: Sequence[int]
+    frozen: Sequence[str]
+    sent: Sequence[str]
+
+    def passes(self, rows: int) -> tuple[BasePass, BasePass]:
+        """The run that is patched and the one that senders are taken from."""
+        at = len(self.ids) - 1
+        base = base_pass(
+            self.model, self.ids, rows=rows, position=at, starts=self.starts, keep=self.frozen
+        )
+        source = base_pass(
+            self.model, self.others, rows=rows, position=at, starts=(), keep=self.sent
+        )
+        return base, source
+
+
+def every_sender(model: HookedModel) -> list[Edit]:
+    """Every head and every MLP.
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> len(every_sender(HookedModel.from_pretrained("demo")))
+        30
+    """
+    heads = every_edit(model, "head", 1, by_position=False)
+    return heads + every_edit(model, "mlp_out", 1, by_position=False)
+
+
+def path_patching(
+    model: HookedModel,
+    ids: Sequence[int],
+    others: Sequence[int],
+    *,
+    answer: int,
+    wrong_answer: int,
+    senders: Sequence[Edit],
+    receivers: Sequence[Edit] = (),
+    through: Sequence[int] = (),
+    memory: int = MEMORY,
+) -> list[PathEffect]:
+    """Patches the path from each sender to the receivers, many senders in one batch.
+
+    Args:
+        model: The model.
+        ids: Token ids of the prompt that is patched.
+        others: Token ids of the prompt that senders are taken from, as many.
+        answer: The token that one prompt favours.
+        wrong_answer: The token that the other favours.
+        senders: Edits of `head` or `mlp_out`.
+        receivers: Edits of `q`, `k` or `v` of heads, all patched together; none for the logits. A
+            receiver that does not lie after a sender gets nothing from it.
+        through: Layers whose MLPs may pass the change on; all else between is frozen.
+        memory: Bytes that it may hold at once beside the model.
+
+    Returns:
+        The effect of each sender, in the order of layers.
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> clean = model.tokenize("mary and john met , john gave a book to")
+        >>> other = model.tokenize("mary and john met , mary gave a book to")
+        >>> found = path_patching(
+        ...     model, clean, other, answer=clean[1], wrong_answer=clean[3],
+        ...     senders=every_sender(model),
+        ... )
+        >>> max(found, key=lambda one: one.effect).sender.layer
+        2
+
+    Raises:
+        PromptError: If the prompts differ in length, or the model does not tell them apart.
+        ParameterError: If one row alone needs more memory.
+    """
+    if len(ids) != len(others):
+        raise PromptError(
+            f"Path patching needs two prompts of equal length; they have {len(ids)} and "
+            f"{len(others)} tokens."
+        )
+    plan = _plan(model, ids, others, senders, receivers, through)
+    groups = _groups(senders)
+
+    def trial(rows: int) -> object:
+        base, source = plan.passes(rows)
+        (_, of_first), *_ = groups
+        return _logits(plan, base, source, of_first[:1] * rows), base, source
+
+    rows = rows_in_budget(
+        model,
+        trial,
+        key=("paths", len(ids), tuple(sorted(plan.frozen)), tuple(plan.sent), bool(receivers)),
+        budget=memory,
+        most=max(len(group) for _, group in groups),
+        seq=len(ids),
+    )
+    top = ceiling(memory)
+    with below(top):
+        base, source = plan.passes(rows)
+        low, high = (numbers(logit_diff(x.logits, answer, wrong_answer)) for x in (base, source))
+        if abs(high[0] - low[0]) <= 1e-6 * max(1.0, abs(low[0])):
+            raise PromptError(
+                f"Both prompts have the same logit difference ({low[0]:.3g}), so no effect can be "
+                "normalised."
+            )
+        found = []
+        for chunk in _chunks(groups, rows):
+            patched = numbers(logit_diff(_logits(plan, base, source, chunk), answer, wrong_answer))
+            for i, sender in enumerate(chunk):
+                effect = (patched[i] - low[i]) / (high[i] - low[i])
+                found.append(PathEffect(sender, patched[i], effect))
+    return found
+
+
+def _plan(
+    model: HookedModel,
+    ids: Sequence[int],
+    others: Sequence[int],
+    senders: Sequence[Edit],
+    receivers: Sequence[Edit],
+    through: Sequence[int],
+) -> _Plan:
+    for edit in senders:
+        if edit.site not in ("head", "mlp_out"):
+            raise ValueError(f"a sender is a head or mlp_out, not {edit.site}")
+    for edit in receivers:
+        if edit.site not in INPUTS:
+            raise ValueError(f"a receiver is q, k or v of a head, not {edit.site}")
+    first = min(edit.layer for edit in senders)
+    last = max((edit.layer for edit in receivers), default=len(model.layers))
+    frozen = [sites.attn_out(i) for i in layers_with(model, "attn_out") if first < i < last]
+    frozen += [
+        sites.mlp_out(i)
+        for i in layers_with(model, "mlp_out")
+        if first <= i < last and i not in through
+    ]
+    starts = {edit.layer for edit in senders} | {edit.layer for edit in receivers}
+    return _Plan(
+        model=model,
+        ids=ids,
+        others=others,
+        receivers=receivers,
+        through=frozenset(through),
+        starts=sorted(starts),
+        frozen=frozen,
+        sent=sorted({edit.source_path for edit in senders}),
+    )
+
+
+def _groups(senders: Sequence[Edit]) -> list[tuple[tuple[int, str], list[Edit]]]:
+    """Senders of one layer and kind, which are frozen alike."""
+    groups: dict[tuple[int, str], list[Edit]] = {}
+    for sender in senders:
+        groups.setdefault((sender.layer, sender.site), []).append(sender)
+    return sorted(groups.items())
+
+
+def _chunks(
+    groups: Sequence[tuple[tuple[int, str], list[Edit]]], rows: int
+) -> Iterator[list[Edit]]:
+    for _, group in groups:
+        yield from (group[start : start + rows] for start in range(0, len(group), rows))
+
+
+def _logits(plan: _Plan, base: BasePass, source: BasePass, senders: Sequence[Edit]) -> mx.array:
+    """The last logits [rows, vocab_size] with the path from each row's sender patched."""
+    layer, site = senders[0].layer, senders[0].site
+    rows, seq = base.tokens.shape
+    positions = mx.full((rows,), seq - 1, dtype=mx.int32)
+    reached = [edit for edit in plan.receivers if edit.layer > layer]
+    if plan.receivers and not reached:
+        return base.logits
+    hooks = replacing([[sender] for sender in senders], source.cache)
+    for path in plan.frozen:
+        place = sites.parse(path)
+        assert place is not None
+        assert place.layer is not None
+        own = place.layer == layer and (site == "mlp_out" or place.kind == "attn_out")
+        if place.layer >= layer and not own:
+            hooks.append((path, _always(base.cache[path])))
+    sent, captured = plan.model.run_from(
+        layer,
+        base.cache[sites.resid_pre(layer)],
+        hooks=hooks,
+        captures=sorted({edit.path for edit in reached}),
+        positions=positions,
+        tokens=base.tokens,
+    )
+    if reached:
+        start = min(edit.layer for edit in reached)
+        sent, _ = plan.model.run_from(
+            start,
+            base.cache[sites.resid_pre(start)],
+            hooks=replacing([reached] * len(senders), captured),
+            positions=positions,
+            tokens=base.tokens,
+        )
+    logits = sent[:, 0]
+    mx.eval(logits)
+    return logits
+
+
+def _always(value: mx.array) -> Hook:
+    def put(inputs: tuple[Any, ...], output: mx.array, wrapper: HookWrapper) -> mx.array:
+        return value
+
+    return put
