@@ -150,6 +150,7 @@ def _fit_cost(config: ActivationPatchingConfig, model: Mapping[str, Any], n_prom
     metrics=METRICS,
     prompts="ioi:12",
     roles=("corrupted", "answer", "wrong_answer"),
+    aligned=True,
     conditions=_conditions,
     cost=_cost,
     fit=_fit,

@@ -71,6 +71,7 @@ def _cost(
     metrics=METRICS,
     prompts="two_hop_in_context",
     roles=("corrupted", "answer", "wrong_answer", "subject", "label"),
+    aligned=True,
     conditions=_conditions,
     cost=_cost,
     sites=("resid_pre",),

@@ -20,6 +20,7 @@ from mlux.store.session import Store
 
 if TYPE_CHECKING:
     from mlux.engine import HookedModel
+    from mlux.engine.screening import BadPrompts
     from mlux.engine.trials import EncodedPrompt, PromptBatch
 
 BATCH_SIZE = 16
@@ -37,6 +38,8 @@ class Plan:
         forward_passes: Forward passes over one prompt, or their worth.
         bytes: What its results will take in the database.
         n_unknown: Prompts with words that the model's tokenizer does not know.
+        n_dropped: Prompts that were left out, since the experiment cannot use them.
+        n_long_answers: Prompts with an answer of several tokens, whose first is scored.
     """
 
     experiment: str
@@ -49,6 +52,8 @@ class Plan:
     forward_passes: int
     bytes: int
     n_unknown: int
+    n_dropped: int
+    n_long_answers: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,8 @@ class Prepared:
 
     Attributes:
         encoded: Each prompt of the set in the model's token ids.
+        dropped: Why each prompt that was left out is not there.
+        n_long_answers: Prompts with an answer of several tokens, whose first is scored.
         trials: The trials in their order; a trial's number is its place here.
         batches: The numbers of the trials that run together. They depend on the plan alone, so
             that a resumed run computes every number in the batch it would have had.
@@ -72,6 +79,8 @@ class Prepared:
     batch_size: int
     seed: int
     memory: int
+    dropped: tuple[str, ...] = ()
+    n_long_answers: int = 0
 
     def fit(self) -> Fitted:
         """What the experiment learns from all prompts before its first trial."""
@@ -120,6 +129,8 @@ class Prepared:
             forward_passes=round(self._fit_cost() + sum(cost.forward_passes for cost in costs)),
             bytes=BYTES_PER_VALUE * sum(cost.values for cost in costs),
             n_unknown=sum(self._has_unknown(encoded) for encoded in self.encoded),
+            n_dropped=len(self.dropped),
+            n_long_answers=self.n_long_answers,
         )
 
     def _fit_cost(self) -> float:
@@ -127,6 +138,14 @@ class Prepared:
             return 0.0
         n_prompts = len(self.prompts.prompts)
         return self.experiment.fit_cost(self.config, self.model.config, n_prompts)
+
+    def _noted(self, note: str | None) -> str | None:
+        """The note of a person, and how many prompts were left out."""
+        if not self.dropped:
+            return note
+        total = len(self.dropped) + len(self.encoded)
+        left_out = f"{len(self.dropped)} of {total} prompts dropped"
+        return left_out if note is None else f"{note} ({left_out})"
 
     def _has_unknown(self, encoded: "EncodedPrompt") -> bool:
         unknown = getattr(self.model.tokenizer, "unk_token_id", None)
@@ -148,7 +167,7 @@ class Prepared:
             seed=self.seed,
             batch_size=self.batch_size,
             tags=tags,
-            note=note,
+            note=self._noted(note),
             environment=environment(device_name()),
         )
 
@@ -170,6 +189,7 @@ def prepare(
     batch_size: int | None = None,
     memory: int | None = None,
     adapter: str | Path | None = None,
+    bad_prompts: "BadPrompts" = "fail",
 ) -> Prepared:
     """Checks and loads everything that a run needs; see `mlux.run_experiment` for the arguments.
 
@@ -189,7 +209,14 @@ def prepare(
         model = load_model(str(model), None if adapter is None else str(adapter))
     prompt_set = given or _made_prompts(experiment, model, config, seed)
     return assemble(
-        experiment, config, model, prompt_set, seed=seed, batch_size=batch_size, memory=memory
+        experiment,
+        config,
+        model,
+        prompt_set,
+        seed=seed,
+        batch_size=batch_size,
+        memory=memory,
+        bad_prompts=bad_prompts,
     )
 
 
@@ -224,6 +251,7 @@ def assemble(
     seed: int,
     batch_size: int | None,
     memory: int | None,
+    bad_prompts: "BadPrompts" = "fail",
 ) -> Prepared:
     """The trials and batches of an experiment, from parts that are already checked.
 
@@ -231,12 +259,22 @@ def assemble(
         PromptError: If a prompt lacks a role or cannot be run on this model.
         ModelError: If the model lacks a kind of site that the experiment needs.
     """
-    from mlux.engine.trials import MEMORY, encode
+    from mlux.engine.screening import screen
+    from mlux.engine.trials import MEMORY
 
     batch_size = batch_size or BATCH_SIZE
-    prompts.require(experiment.roles, experiment.name)
+    if bad_prompts != "drop":  # a missing role is told before a model is looked into
+        prompts.require(experiment.roles, experiment.name)
     _require_sites(experiment, config, model)
-    encoded = tuple(encode(model, prompt) for prompt in prompts.prompts)
+    screened = screen(
+        model,
+        prompts,
+        experiment=experiment.name,
+        roles=experiment.roles,
+        aligned=experiment.aligned,
+        bad_prompts=bad_prompts,
+    )
+    prompts, encoded = screened.prompts, screened.encoded
     trials = tuple(
         TrialSpec(prompt=index, condition=dict(condition))
         for condition in experiment.conditions(config, model.config)
@@ -253,6 +291,8 @@ def assemble(
         batch_size=batch_size,
         seed=seed,
         memory=memory or MEMORY,
+        dropped=screened.dropped,
+        n_long_answers=screened.n_long_answers,
     )
 
 

@@ -72,6 +72,8 @@ class Experiment:
         metrics: What its numbers mean.
         prompts: The shipped set it uses by default, or a function that makes the prompts.
         roles: The prompt roles that it needs.
+        aligned: Whether it compares positions of the clean and the corrupted prompt, which then
+            have to have as many tokens.
         conditions: What every prompt is run under; one empty condition by default.
         cost: What one trial costs.
         fit: What is learned from all prompts before the first trial; None if nothing is.
@@ -87,6 +89,7 @@ class Experiment:
     metrics: tuple[Metric, ...]
     prompts: str | MakePrompts
     roles: tuple[str, ...]
+    aligned: bool
     conditions: Conditions
     cost: EstimateCost
     fit: Fit | None
@@ -116,6 +119,7 @@ def experiment(
     metrics: Sequence[Metric],
     prompts: str | MakePrompts,
     roles: Sequence[str] = (),
+    aligned: bool = False,
     conditions: Conditions = lambda config, model: [{}],
     cost: EstimateCost = lambda config, model, condition, n_tokens: Cost(
         forward_passes=1, values=1
@@ -138,7 +142,9 @@ def experiment(
     Args:
         metrics: The metrics that it yields.
         prompts: A shipped prompt set's name, or `fn(model, config, seed)` that makes prompts.
-        roles: Prompt roles that it needs, such as `answer`.
+        roles: Prompt roles that it needs, such as `answer`, which then has to be one token.
+        aligned: Whether it compares positions of the clean and the corrupted prompt: prompts where
+            the two differ in length are then reported before anything runs.
         conditions: `fn(config, model_config)`, the conditions every prompt is run under.
         cost: `fn(config, model_config, condition, n_tokens)`, what one trial costs.
         fit: `fn(model, config, prompts, seed)`, run once before the first trial (and again by a
@@ -168,6 +174,7 @@ def experiment(
             metrics=tuple(metrics),
             prompts=prompts,
             roles=tuple(roles),
+            aligned=aligned,
             conditions=conditions,
             cost=cost,
             fit=fit,

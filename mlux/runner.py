@@ -39,6 +39,7 @@ from mlux.store.writer import RunWriter, create_run
 
 if TYPE_CHECKING:
     from mlux.engine import HookedModel
+    from mlux.engine.screening import BadPrompts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,7 @@ def run_experiment(
     batch_size: int | None = None,
     memory: int | None = None,
     adapter: str | Path | None = None,
+    bad_prompts: "BadPrompts" = "fail",
     db: str | Path | None = None,
     progress: bool = False,
 ) -> Run:
@@ -88,6 +90,9 @@ def run_experiment(
         batch_size: Trials in one batch.
         memory: Bytes that sweeps may use for activations beside the model; by default 1 GiB.
         adapter: A folder with LoRA or DoRA weights.
+        bad_prompts: What becomes of prompts that the experiment cannot use, or of whose answer it
+            would score the first of several tokens: `fail` runs nothing, `drop` leaves them out,
+            `keep` scores first tokens.
         db: The database; by default `$MLUX_DB`, or `mlux.db` in this folder.
         progress: Whether to show a progress bar on stderr.
 
@@ -111,6 +116,7 @@ def run_experiment(
         batch_size=batch_size,
         memory=memory,
         adapter=adapter,
+        bad_prompts=bad_prompts,
     )
     with Store.open(db or default_location(), write=True) as store:
         require_checked(prepared, store)
@@ -128,6 +134,7 @@ def plan_experiment(
     batch_size: int | None = None,
     memory: int | None = None,
     adapter: str | Path | None = None,
+    bad_prompts: "BadPrompts" = "fail",
 ) -> Plan:
     """What `run_experiment` would do with the same arguments; nothing is run or stored.
 
@@ -143,6 +150,7 @@ def plan_experiment(
         batch_size=batch_size,
         memory=memory,
         adapter=adapter,
+        bad_prompts=bad_prompts,
     ).plan()
 
 
@@ -190,6 +198,7 @@ def _prepare_again(stored: StoredRun) -> Prepared:
         seed=stored.seed,
         batch_size=stored.batch_size,
         memory=None,
+        bad_prompts="keep",  # what was not to be there was left out when the run began
     )
 
 

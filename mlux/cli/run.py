@@ -1,6 +1,7 @@
 """`mlux run`: experiments × models."""
 
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from mlux.cli.settings import Settings, pass_settings
 from mlux.errors import RunError
 
 if TYPE_CHECKING:
+    from mlux.plan import Plan
     from mlux.runner import Run
 
 PLAN_COLUMNS = ("experiment", "model", "prompt_set", "n_trials", "forward_passes", "bytes")
@@ -76,6 +78,14 @@ PLAN_COLUMNS = ("experiment", "model", "prompt_set", "n_trials", "forward_passes
     help="What sweeps may use beside the model, as in 500MB; default: 1GiB.",
 )
 @click.option("--adapter", metavar="PATH", help="LoRA weights to put on the model.")
+@click.option(
+    "--bad-prompts",
+    type=click.Choice(["fail", "drop", "keep"]),
+    default="fail",
+    show_default=True,
+    help="Prompts that cannot be used, or whose answer is not one token: run nothing, leave them "
+    "out, or score first tokens.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and run nothing.")
 @format_option
 @pass_settings
@@ -110,11 +120,8 @@ def command(
     with Store.open(settings.location, write=True):
         pass  # said now, if the database cannot be written
     for plan in plans:
-        if plan.n_unknown:
-            note(
-                f"Note: {plan.n_unknown} of {plan.n_prompts} prompts have words that {plan.model} "
-                "does not know."
-            )
+        for line in _notes(plan):
+            note(f"Note: {line}")
     filed: dict[str, Any] = {"tags": tags, "note": text, "db": settings.location}
     runs: list[Run] = []
     try:
@@ -128,6 +135,23 @@ def command(
         if output != "table":
             show_records([asdict(run) for run in runs], output)
     fail_unless_done(runs)
+
+
+def _notes(plan: "Plan") -> Iterator[str]:
+    """What a person wants to know of the prompts before the numbers are there."""
+    if plan.n_dropped:
+        total = plan.n_dropped + plan.n_prompts
+        yield f"{plan.n_dropped} of {total} prompts are left out of {plan.experiment}."
+    if plan.n_long_answers:
+        yield (
+            f"{plan.n_long_answers} of {plan.n_prompts} prompts have an answer of several tokens; "
+            f"{plan.experiment} scores the first."
+        )
+    if plan.n_unknown:
+        yield (
+            f"{plan.n_unknown} of {plan.n_prompts} prompts have words that {plan.model} does not "
+            "know."
+        )
 
 
 def echo_run(run: "Run") -> None:

@@ -227,9 +227,24 @@ def answer_token(tokenizer: Any, prompt: Prompt, *, role: str = "answer") -> int
     Raises:
         PromptError: If the text and its answer share a token, so that no token starts the answer.
     """
+    token = answer_tokens(tokenizer, prompt, role=role)[0]
+    return _known(tokenizer, token, getattr(prompt, role))
+
+
+def answer_tokens(tokenizer: Any, prompt: Prompt, *, role: str = "answer") -> list[int]:
+    """All tokens of a prompt's answer, as the model would have to continue the prompt.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        prompt: The prompt.
+        role: `answer` or `wrong_answer`.
+
+    Raises:
+        PromptError: As `answer_token`.
+    """
     answer = getattr(prompt, role)
     if prompt.template == "chat":
-        return _known(tokenizer, encode_text(tokenizer, answer, add_bos=False)[0], answer)
+        return encode_text(tokenizer, answer, add_bos=False)
     spaced = prompt.text[-1:].isspace() or answer[:1].isspace()
     start = encode_text(tokenizer, prompt.text)
     whole = encode_text(tokenizer, prompt.text + ("" if spaced else " ") + answer)
@@ -238,7 +253,7 @@ def answer_token(tokenizer: Any, prompt: Prompt, *, role: str = "answer") -> int
             f"The {role.replace('_', ' ')} {answer!r} does not begin with a token of its own "
             f"after {prompt.text[-40:]!r}. A space between them belongs to the answer."
         )
-    return _known(tokenizer, whole[len(start)], answer)
+    return whole[len(start) :]
 
 
 def _known(tokenizer: Any, token: int, answer: str) -> int:
