@@ -22,7 +22,7 @@ from mlux.engine import HookedModel, HookWrapper, sites
 from mlux.engine.arrays import numbers
 from mlux.engine.passes import Hook
 from mlux.errors import ModelError, PromptError
-from mlux.methods.edits import HEAD_SITES, SiteName, layers_with, path_of
+from mlux.methods.edits import SiteName, layers_with, path_of
 from mlux.methods.scores import logit_diff
 
 
@@ -172,13 +172,3 @@ def pearson(estimates: Sequence[float], exact: Sequence[float]) -> float | None:
     x, y = x - mx.mean(x), y - mx.mean(y)
     size = mx.sqrt(mx.sum(x * x) * mx.sum(y * y)).item()
     return None if size == 0.0 else float(mx.sum(x * y).item()) / float(size)  # type: ignore[arg-type] # of a scalar
-
-
-def is_of_heads(site: SiteName) -> bool:
-    """Whether a site's effects have heads.
-
-    Example:
-        >>> is_of_heads("head"), is_of_heads("mlp_out")
-        (True, False)
-    """
-    return site in HEAD_SITES
