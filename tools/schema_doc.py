@@ -1,5 +1,6 @@
 """Writes `docs/schema.md` from the tables and views: `python -m tools.schema_doc [--check]`."""
 
+import ast
 import sys
 from pathlib import Path
 
@@ -8,11 +9,14 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.orm import Mapper
 from sqlalchemy.schema import CreateColumn
 
+from mlux.store.schema import migrations_folder
 from mlux.store.session import HEAD
 from mlux.store.tables import Base
 from mlux.store.views import VIEWS
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "schema.md"
+
+FROZEN = "Frozen history: it imports nothing of mlux and never changes once released."
 
 INTRODUCTION = f"""\
 # The schema
@@ -47,7 +51,18 @@ def document() -> str:
     ]
     parts += ["\n## How the tables refer to each other\n", diagram(), "\n## Tables"]
     parts += [table_section(mapper.class_) for mapper in mappers()]
+    parts += ["\n## Revisions\n", *revisions()]
     return "\n".join(parts) + "\n"
+
+
+def revisions() -> list[str]:
+    """What each revision brought, from its docstring."""
+    found = []
+    for path in sorted(migrations_folder().glob("versions/r*.py")):
+        text = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split("\n\n")
+        about = " ".join(" ".join(text).replace(FROZEN, "").split())
+        found.append(f"- **{path.stem[:5]}**: {about}")
+    return found
 
 
 def mappers() -> list[Mapper[Base]]:

@@ -124,6 +124,12 @@ def clear_errors(location: str) -> Iterator[None]:
         raise StoreError(f"Database {location}: {reason}.") from error
 
 
+def is_busy(error: DBAPIError) -> bool:
+    """Whether SQLite gave up waiting for a lock that somebody else holds."""
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF == sqlite3.SQLITE_BUSY
+
+
 def _of_server(cause: BaseException | None) -> bool:
     # psycopg's class names; it is an optional dependency and not imported here.
     kinds = {kind.__name__ for kind in type(cause).__mro__}

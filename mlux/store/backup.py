@@ -1,6 +1,5 @@
 """Copies of a notebook that lies in a file, while others may be writing to it."""
 
-import os
 import shutil
 import sqlite3
 from datetime import datetime
@@ -54,7 +53,8 @@ def copy_database(path: Path, target: Path) -> None:
     Raises:
         StoreError: If it cannot be read, or the copy not be written.
     """
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    # Always of the same name, so that what a killed process left is overwritten.
+    partial = target.with_name(target.name + ".partial")
     try:
         partial.unlink(missing_ok=True)
         source, copy = connect(path, "mode=ro"), sqlite3.connect(partial)

@@ -4,9 +4,10 @@ What depends on whether it is SQLite or PostgreSQL is in `backends` and `sqlite_
 """
 
 import os
+import random
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,13 @@ FIRST = "r0001"
 """The oldest schema revision that there was."""
 
 VARIABLE = "MLUX_DB"
+
+BACK_OFF = (0.1, 0.2, 0.4, 0.8)
+"""Seconds to pause before asking again for a lock that SQLite waited for in vain.
+
+A migration or the deletion of a large run may hold it for longer than one wait; a run that has
+computed for hours should not be lost to it.
+"""
 
 
 def default_location() -> str:
@@ -208,7 +216,7 @@ class Store:
             if impatient:
                 driver.executescript("PRAGMA query_only = OFF; PRAGMA busy_timeout = 500")
             try:
-                with connection.begin():
+                with _begin(connection, () if impatient else BACK_OFF):
                     yield connection
             finally:
                 if impatient:
@@ -236,6 +244,19 @@ class Store:
     def __repr__(self) -> str:
         """Where it is, at which revision."""
         return f"Store({self.location!r}, revision={HEAD!r}, writable={self.writable})"
+
+
+def _begin(connection: sa.Connection, pauses: Sequence[float]) -> sa.RootTransaction:
+    """Begins a transaction; if the database stays locked, again after each pause."""
+    for pause in pauses:
+        try:
+            return connection.begin()
+        except sa.exc.OperationalError as error:
+            if not backends.is_busy(error):
+                raise
+            # Not all that wait come back at the same moment.
+            time.sleep(pause * random.uniform(0.5, 1.5))
+    return connection.begin()
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 import shutil
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 from synthetic import make_spec, work, write_run
 
 from mlux.errors import UnknownNameError
-from mlux.store import Store, list_runs, load_run, schema, session
+from mlux.store import Store, list_runs, load_run, schema, session, soundness
 
 GOLDEN = Path(__file__).with_name("golden")
 
@@ -134,3 +136,28 @@ def test_what_an_old_revision_cannot_hold_is_lost_on_the_way_back_and_nothing_el
 def test_a_revision_that_never_was_is_no_way_back(store: Store) -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'r0001'"):
         schema.downgrade(store, "r001")
+
+
+UPGRADE = """
+import sys
+from mlux.store import Store, list_runs
+with Store.open(sys.argv[1], write=True) as store:
+    print(len(list_runs(store)))
+"""
+
+
+def test_processes_that_upgrade_it_at_once_all_work(old: Path) -> None:
+    command = [sys.executable, "-c", UPGRADE, str(old)]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [process.communicate()[0] for process in started] == ["4\n"] * 4
+    assert [process.returncode for process in started] == [0] * 4
+    with Store.open(old) as store:
+        wrong = soundness.check(store)
+    # It came without the files of its artifacts; nothing else is wrong.
+    assert [line.partition(" of run")[0] for line in wrong] == [
+        "Artifact 'direction'",
+        "Artifact 'pattern'",
+        "Artifact 'pattern'",
+    ]
+    names = sorted(path.name for path in old.parent.glob("old*"))
+    assert names == ["old.db", "old.db.backup-r0001"]

@@ -4,6 +4,8 @@ import math
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -484,6 +486,19 @@ def test_a_lock_that_is_never_given_back_is_one_line(
         ):
             pass
         write_run(second)
+
+
+def test_a_lock_that_is_held_longer_than_one_wait_is_waited_for(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlux.store.sqlite_file.BUSY_SECONDS", 0.05)
+    with Store.open(db, write=True) as first, Store.open(db, write=True) as second:
+        with first.writing():
+            waiting = threading.Thread(target=write_run, args=(second,))
+            waiting.start()
+            time.sleep(0.3)
+        waiting.join()
+        assert [run["status"] for run in list_runs(first)] == ["done"]
 
 
 def test_an_error_of_ours_is_not_dressed_up(store: Store) -> None:
