@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from mlux import display, registry
 from mlux import params as parameters
-from mlux import registry
 from mlux.errors import MluxError, RunError
 from mlux.plan import (
     Plan,
@@ -59,6 +59,18 @@ class Run:
     n_trials: int
     n_failed: int
     seconds: float
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks, with what to type next."""
+        facts = {
+            "experiment": self.experiment,
+            "model": self.model,
+            "status": self.status,
+            "trials": f"{self.n_trials - self.n_failed} of {self.n_trials}",
+            "seconds": f"{self.seconds:.1f}",
+            "draw it": f"charts.chart_for({self.uid!r})",
+        }
+        return display.facts(f"Run {self.uid}", facts)
 
 
 def run_experiment(

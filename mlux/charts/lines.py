@@ -9,7 +9,6 @@ from mlux.charts import data, style
 from mlux.errors import ParameterError
 
 WIDTH, HEIGHT = 440, 260
-_SOLID = {"symbolOpacity": 1, "symbolDash": [1, 0]}  # of a legend's symbols
 _DOTS = 40  # above this many places the points on a line only blur it
 
 
@@ -182,21 +181,30 @@ def _band(table: pd.DataFrame, *notes: str) -> str:
     return " · ".join([*(["band: 95 % interval of the mean"] if shown else []), *notes])
 
 
+def _height(table: pd.DataFrame) -> alt.Scale:
+    """Of the vertical axis: from 0 where values are positive and come near it."""
+    low, high = data.bounds(pd.concat([table["value"], table["low"], table["high"]]))
+    if 0 <= table["value"].min() <= 0.3 * high:
+        return alt.Scale(domainMin=min(low, 0), nice=True)
+    return alt.Scale(zero=False, padding=8)
+
+
 def _banded(
     table: pd.DataFrame, *, x: alt.X, across: str, label: str, title: alt.TitleParams
 ) -> alt.LayerChart:
     """Lines, their bands and points, told apart by colour, dash and shape."""
-    table = table.sort_values("place", kind="stable")
+    # Dashes by a field of their own: those of one field share a legend, which would dash its dots.
+    table = table.sort_values("place", kind="stable").assign(dash=table["series"])
     names: Sequence[str] = list(dict.fromkeys(table["series"]))
     several = len(names) > 1
-    legend = style.legend(None, orient="bottom", columns=2, **_SOLID) if several else None
+    legend = style.legend(None, orient="bottom", columns=2, symbolOpacity=1) if several else None
     domain = alt.Scale(domain=list(names))  # the same everywhere, so that there is one legend
     color = alt.Color(
         "series:N",
         scale=style.series_color(names),
         legend=legend,
     )
-    y = alt.Y("value:Q", axis=style.axis(label), scale=alt.Scale(zero=False, padding=8))
+    y = alt.Y("value:Q", axis=style.axis(label), scale=_height(table))
     tooltip = [
         *([alt.Tooltip("series:N", title="series")] if several else []),
         alt.Tooltip("place:Q", title=across),
@@ -212,7 +220,7 @@ def _banded(
     line = base.mark_line(strokeWidth=2).encode(y=y)
     points = base.mark_point(filled=True, size=55, opacity=1).encode(y=y, tooltip=tooltip)
     if several:
-        line = line.encode(strokeDash=alt.StrokeDash("series:N", scale=domain, legend=legend))
+        line = line.encode(strokeDash=alt.StrokeDash("dash:N", scale=domain, legend=None))
         points = points.encode(shape=alt.Shape("series:N", scale=domain, legend=legend))
     if table["place"].nunique() > _DOTS:
         points = points.mark_point(filled=True, size=20, opacity=0.001)  # still there to hover

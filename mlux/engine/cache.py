@@ -2,6 +2,7 @@
 
 import mlx.core as mx
 
+from mlux import display
 from mlux.errors import UnknownNameError
 
 
@@ -13,6 +14,15 @@ class ActivationCache(dict[str, mx.array]):
 
     def __missing__(self, path: str) -> mx.array:
         raise UnknownNameError("cached activation", path, self, "See cache.keys().")
+
+    def _repr_html_(self) -> str:
+        """The same as a table, for notebooks."""
+        values = (
+            (path, list(array.shape), str(array.dtype).removeprefix("mlx.core."))
+            for path, array in self.items()
+        )
+        title = f"ActivationCache with {len(self)} activations"
+        return display.rows(title, ("path", "shape", "dtype"), values)
 
     def __repr__(self) -> str:
         """Each path with its shape and dtype."""

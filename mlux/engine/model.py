@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 
+from mlux import display
 from mlux.engine import loading, sites
 from mlux.engine.batching import context_length, encode_text
 from mlux.engine.certificate import Certificate
@@ -79,6 +80,11 @@ class HookedModel(Writing):
         source = loading.find(reference, revision=revision)
         loaded = loading.load(source, dtype=dtype, adapter=adapter_path)
         return cls(loaded.model, loaded.tokenizer, config=loaded.config, loaded=loaded)
+
+    def _repr_html_(self) -> str:
+        """Its configuration as a table, for notebooks."""
+        facts = {name: value for name, value in self.config.items() if not isinstance(value, dict)}
+        return display.facts("HookedModel", facts)
 
     def __repr__(self) -> str:
         """Architecture and size."""

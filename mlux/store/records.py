@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mlux import display
 from mlux.prompts import PromptSet
 from mlux.provenance import Environment, ModelIdentity
 from mlux.results import Metric, Result
@@ -142,6 +143,23 @@ class StoredRun:
     def versions(self) -> Mapping[str, str]:
         """The versions of the packages that the run used."""
         return self.environment.versions
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        facts = {
+            "experiment": self.experiment,
+            "model": self.model_label,
+            "prompts": f"{self.prompts.name}, {len(self.prompts.prompts)}",
+            "status": self.status,
+            "trials": f"{self.counts['done']} of {len(self.trials)}",
+            **{f"param {name}": value for name, value in self.params.items()},
+            **{f"tag {name}": value for name, value in self.tags.items()},
+            "seed": self.seed,
+            "note": self.note,
+            "error": self.error,
+            "started": self.started_at,
+        }
+        return display.facts(f"StoredRun {self.uid}", facts)
 
     def __repr__(self) -> str:
         """Who it is and how far it got."""
