@@ -67,9 +67,9 @@ def build(path: Path, n_runs: int = 1000) -> None:
                 prompts=make_prompts(N_PROMPTS),
                 conditions=CONDITIONS,
                 metrics=METRICS,
-                model=models[number // 10 % 3],
-                seed=number % 10,
-                params={"top_k": 5, "scale": number // 30},
+                model=models[number // 100 % 3],
+                seed=number,
+                params={"top_k": 5, "scale": number // 100},
                 tags={"group": str(number // 100)},
             )
             uid = create_run(store, replace(spec, experiment="scale"))

@@ -309,3 +309,23 @@ def test_what_cannot_be_answered(
     assert callable(call)
     with pytest.raises(error, match=complaint):
         call(recorded_runs)
+
+
+def test_runs_are_selected_by_param_and_time(recorded_runs: Recorded) -> None:
+    def found(**options: object) -> list[str]:
+        chosen = compare.runs(recorded_runs.store, **options)["run"]  # type: ignore[arg-type]
+        return [run for run in chosen if run in recorded_runs.runs]
+
+    first, second = recorded_runs.runs
+    created = compare.runs(recorded_runs.store).set_index("run")["created"]
+    assert found(param={"top_k": 2, "same": True})[-1] == first
+    assert found(param={"top_k": 3}) == [second]
+    assert found(param={"layers": (0, 2), "top_k": 3}) == [second]
+    assert found(since=created[first], until=created[first] + pd.Timedelta(1, "us")) == [first]
+    assert found(until="2020-01-01") == []
+    assert found(since="2020-01-01T12:00", limit=1, param={"top_k": 3}) == [second]
+    assert found(model="toy5") == found(tag="paper=draft") == [second]
+    with pytest.raises(UnknownNameError, match="Did you mean 'top_k'"):
+        found(param={"topk": 2})
+    with pytest.raises(ParameterError, match="'yesterdy' is no time; write it as 2026-02-03"):
+        found(since="yesterdy")
