@@ -24,7 +24,7 @@ def main() -> None:
             (rng.gamma(4.0, 1.0, (simulations, n)) - 4.0) / 2.0,
         ):
             low, high = mean_interval(data, n_resamples=1999)
-            covered.append(float(np.mean((low <= 0) & (0 <= high))))
+            covered.append(float(np.mean((low <= 0) & (high >= 0))))
         print(f"{n:>6}{covered[0]:>8.1%}{covered[1]:>8.1%}")
 
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
 
+from mlux.compare.facts import RunFacts
 from mlux.errors import RunError
-from mlux.store.records import StoredRun
 
 
-def check_quantization(sides: Sequence[Sequence[StoredRun]], across: bool) -> None:
+def check_quantization(sides: Sequence[Sequence[RunFacts]], across: bool) -> None:
     """Refuses models of different precision unless that is what is asked.
 
     Raises:
@@ -18,15 +18,15 @@ def check_quantization(sides: Sequence[Sequence[StoredRun]], across: bool) -> No
         return
     first = sides[0][0]
     for run in (run for side in sides for run in side):
-        if _width(run) != _width(first):
+        if run.width != first.width:
             raise RunError(
-                f"{first.model_label} is {_width(first)}, {run.model_label} is {_width(run)}: a "
+                f"{first.model} is {first.width}, {run.model} is {run.width}: a "
                 "difference may be due to that alone. If that is the question, say so: "
                 "across_quantization=True, or mlux compare --across-quantization."
             )
 
 
-def check_replicates(side: Sequence[StoredRun]) -> None:
+def check_replicates(side: Sequence[RunFacts]) -> None:
     """Refuses to take runs together that differ in more than their seed.
 
     Raises:
@@ -36,9 +36,9 @@ def check_replicates(side: Sequence[StoredRun]) -> None:
     for run in side[1:]:
         for name, mine, its in (
             ("experiment", first.experiment, run.experiment),
-            ("model", first.model_label, run.model_label),
-            ("prompts", first.prompts.prompts, run.prompts.prompts),
-            ("params", dict(first.params), dict(run.params)),
+            ("model", first.model, run.model),
+            ("prompts", first.prompts_hash, run.prompts_hash),
+            ("params", first.params, run.params),
         ):
             if mine != its:
                 raise RunError(
@@ -78,23 +78,18 @@ def check_metric(connection: sa.Connection, keys: Mapping[str, int], metric: str
     return []
 
 
-def notes(a: Sequence[StoredRun], b: Sequence[StoredRun]) -> list[str]:
+def notes(a: Sequence[RunFacts], b: Sequence[RunFacts]) -> list[str]:
     """What a person should know before believing a difference."""
     found = []
     first, second = a[0], b[0]
-    if _width(first) != _width(second):
+    if first.width != second.width:
         found.append(
-            f"{first.model_label} is {_width(first)}, {second.model_label} is {_width(second)}: "
+            f"{first.model} is {first.width}, {second.model} is {second.width}: "
             "part of a difference may be due to that."
         )
     if first.experiment == second.experiment and first.code_hash != second.code_hash:
         found.append(f"The code of {first.experiment} changed between the two runs.")
     for run in (*a, *b):
         if run.status != "done":
-            found.append(f"Run {run.uid} is {run.status}; {len(run.pending)} trials are missing.")
+            found.append(f"Run {run.uid} is {run.status}; {run.missing} trials are missing.")
     return list(dict.fromkeys(found))
-
-
-def _width(run: StoredRun) -> str:
-    bits, group = run.model.quant_bits, run.model.quant_group_size
-    return f"quantised to {bits} bits (groups of {group})" if bits else "not quantised"

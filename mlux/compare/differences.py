@@ -98,7 +98,14 @@ def diff(
     _check(paired, unit, correction, margin)
     how = Resampling(level=level, n_resamples=n_resamples, seed=seed)
     groups = groups_of(by)
-    sides = load(a, b, metric=metric, by=groups, across=across_quantization, db=db)
+    sides = load(
+        *(a, b),
+        metric=metric,
+        by=groups,
+        across=across_quantization,
+        db=db,
+        replicates=unit == "seed",
+    )
     if paired:
         table, method = _paired_table(sides, metric, unit, correction, margin, how)
     else:

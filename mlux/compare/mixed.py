@@ -64,7 +64,7 @@ def mixed(
     check_level(level)
     among = [name for name in GROUPS if name not in ("prompt", "model", "experiment")]
     groups = groups_of(by, among=among)
-    sides = load(a, b, metric=metric, by=groups, across=across_quantization, db=db)
+    sides = load(a, b, metric=metric, by=groups, across=across_quantization, db=db, replicates=True)
     shared = np.intersect1d(sides.cells[0]["condition_id"], sides.cells[1]["condition_id"])
     cells = pd.concat(
         [side.assign(is_b=float(is_b)) for is_b, side in enumerate(sides.cells)],

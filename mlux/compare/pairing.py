@@ -9,12 +9,13 @@ import sqlalchemy as sa
 from pandas.api.types import union_categoricals
 
 from mlux.compare.checks import check_metric, check_quantization, check_replicates, notes
+from mlux.compare.facts import RunFacts, run_facts
 from mlux.compare.selection import GROUPS, groups_of
-from mlux.compare.units import conditions, prompt_means
+from mlux.compare.units import conditions, prompt_means, replicate_means
 from mlux.errors import RunError
-from mlux.store import frames, reader
+from mlux.store import frames
 from mlux.store.frames import Database, Runs
-from mlux.store.records import StoredRun
+from mlux.store.liveness import mark_crashed
 
 Unit = Literal["prompt", "seed"]
 
@@ -26,18 +27,19 @@ class Sides:
     Attributes:
         runs: The runs of a and of b; several are replicates.
         groups: What is compared separately, without `model` and `experiment`.
-        cells: For a and b: `groups`, `run`, `prompt_id`, `condition_id` and `value`.
+        cells: For a and b: `run` if replicates are kept apart, `groups`, `condition_id`,
+            `prompt_id` and `value`.
         notes: What to keep in mind.
     """
 
-    runs: tuple[list[StoredRun], list[StoredRun]]
+    runs: tuple[list[RunFacts], list[RunFacts]]
     groups: list[str]
     cells: tuple[pd.DataFrame, pd.DataFrame]
     notes: list[str]
 
     def label(self, name: str) -> str:
         """The models, or the experiments, of both sides, as in `small → large`."""
-        of = [run.model_label if name == "model" else run.experiment for run, *_ in self.runs]
+        of = [run.model if name == "model" else run.experiment for run, *_ in self.runs]
         return " → ".join(dict.fromkeys(of))
 
     def called(self, side: int) -> str:
@@ -46,9 +48,25 @@ class Sides:
 
 
 def load(
-    a: Runs, b: Runs, *, metric: str, by: str | Sequence[str], across: bool, db: Database
+    a: Runs,
+    b: Runs,
+    *,
+    metric: str,
+    by: str | Sequence[str],
+    across: bool,
+    db: Database,
+    replicates: bool = False,
 ) -> Sides:
     """Both sides, after everything that would make their comparison invalid was refused.
+
+    Args:
+        a: A run, or several that differ in their seed alone.
+        b: The same of the other side.
+        metric: The metric.
+        by: What to compare separately.
+        across: Whether models of different precision may be compared.
+        db: The notebook.
+        replicates: Whether the runs of a side are kept apart, or averaged.
 
     Raises:
         UnknownNameError: If there is no such run, metric or group.
@@ -56,15 +74,17 @@ def load(
     """
     groups = [name for name in groups_of(by) if name not in ("model", "experiment")]
     with frames.opened(db) as store:
+        crashed = mark_crashed(store)
         with store.reading() as connection:
             keys = [frames.run_keys(store, connection, side) for side in (a, b)]
+            runs = [run_facts(connection, side, crashed) for side in keys]
             changed = check_metric(connection, keys[0] | keys[1], metric)
-            cells = [_cells(connection, side, metric, groups) for side in keys]
-            _unify(cells, groups)
-        runs = [[reader.load_run(store, uid) for uid in side] for side in keys]
-    for side in runs:
-        check_replicates(side)
-    check_quantization(runs, across)
+            for side in runs:
+                check_replicates(side)
+            check_quantization(runs, across)
+            names = [*(["run"] if replicates else []), *groups, "condition_id"]
+            cells = [_cells(connection, side, metric, names) for side in keys]
+    _unify(cells, groups)
     return Sides(
         runs=(runs[0], runs[1]),
         groups=groups,
@@ -76,8 +96,9 @@ def load(
 def _cells(
     connection: sa.Connection, keys: Mapping[str, int], metric: str, groups: Sequence[str]
 ) -> pd.DataFrame:
-    """`groups run prompt_id condition_id value`; controls only if conditions are kept apart."""
-    cells = prompt_means(connection, keys, metric, ["run", *groups, "condition_id"])
+    """`groups prompt_id value`; controls only if conditions are kept apart."""
+    of = prompt_means if "run" in groups or len(keys) == 1 else replicate_means
+    cells = of(connection, keys, metric, groups)
     if "condition" in groups:
         return cells
     known = conditions(connection, cells["condition_id"].unique().tolist())
@@ -205,8 +226,8 @@ def refuse_empty(sides: Sides, found: pd.DataFrame, metric: str) -> None:
         return
     (first, *_), (second, *_) = sides.runs
     raise RunError(
-        f"Runs {sides.called(0)} ({first.prompts.name}) and {sides.called(1)} "
-        f"({second.prompts.name}) have no {metric} of the same prompt under the same condition, so "
+        f"Runs {sides.called(0)} ({first.prompts}) and {sides.called(1)} "
+        f"({second.prompts}) have no {metric} of the same prompt under the same condition, so "
         "nothing can be paired. Compare them unpaired: mlux compare --unpaired, or "
         "compare.diff(…, paired=False); or see their means: mlux compare --side-by-side, or "
         "compare.pivot."

@@ -1,12 +1,12 @@
 """Where a metric is best, and whether runs agree on it."""
 
 from collections.abc import Sequence
-from itertools import combinations
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
+from numpy.typing import NDArray
 
 from mlux.compare.selection import groups_of
 from mlux.compare.units import means, with_identity, with_metric
@@ -16,7 +16,6 @@ from mlux.store import frames
 from mlux.store.frames import Database, Runs
 
 PLACES = ("layer", "head", "position", "prompt", "condition")
-_AGREEMENT = ("run_a", "run_b", "model_a", "model_b", "metric", "n", "rho", "p")
 
 
 def best(
@@ -136,14 +135,20 @@ def agreement(
         )
     model = identity["model"]
     wide = table.pivot(index=groups, columns="run", values="value").reindex(columns=list(keys))
-    values = wide.to_numpy(dtype=np.float64).T  # [runs, places]
-    rows = [
-        (uids[0], uids[1], model[i], model[j], metric, *_agree(values[i], values[j], top))
-        for (i, j), uids in zip(
-            combinations(range(len(keys)), 2), combinations(keys, 2), strict=True
-        )
-    ]
-    found = pd.DataFrame(rows, columns=[*_AGREEMENT, "top", "overlap", "by_chance"])
+    values: Floats = wide.to_numpy(dtype=np.float64).T  # [runs, places]
+    first, second = np.triu_indices(len(keys), 1)  # every pair of runs once, in order
+    uids = np.array(list(keys), dtype=object)
+    models = model.astype(str).to_numpy()
+    found = pd.DataFrame(
+        {
+            "run_a": uids[first],
+            "run_b": uids[second],
+            "model_a": models[first],
+            "model_b": models[second],
+            "metric": metric,
+            **_agree(values, first, second, top),
+        }
+    )
     for names, order in (
         (("run_a", "run_b"), list(keys)),
         (("model_a", "model_b"), list(model.cat.categories)),
@@ -154,25 +159,61 @@ def agreement(
     return found
 
 
-def _agree(a: Floats, b: Floats, top: int) -> tuple[int, float, float, int, float, float]:
-    """n, rho, p, top, overlap and its expectation, of the places that both have."""
+def _agree(
+    values: Floats, first: NDArray[np.int64], second: NDArray[np.int64], top: int
+) -> dict[str, NDArray[Any]]:
+    """n, rho, p, top, overlap and its expectation, of the places that both runs of a pair have.
+
+    Args:
+        values: [runs, places]; NaN where a run lacks a place.
+        first: The number of each pair's first run, [pairs].
+        second: That of its second run, [pairs].
+        top: How many of the highest are held against each other.
+    """
     from scipy.special import stdtr
     from scipy.stats import rankdata
 
-    both = ~(np.isnan(a) | np.isnan(b))
-    a, b = a[both], b[both]
-    n, top = len(a), min(top, len(a))
-    if not n:
-        return 0, np.nan, np.nan, 0, np.nan, np.nan
-    rank_a, rank_b = rankdata(a), rankdata(b)
-    rho = p = np.nan
-    if n > 2 and np.ptp(rank_a) and np.ptp(rank_b):
-        rho = np.clip(np.corrcoef(rank_a, rank_b)[0, 1], -1.0, 1.0)
-        with np.errstate(divide="ignore"):
-            p = float(2 * stdtr(n - 2, -abs(rho) * np.sqrt((n - 2) / (1 - rho**2))))
-    # Ties at the edge go to the first place, in both runs alike.
-    highest = [set(np.argsort(-values, kind="stable")[:top].tolist()) for values in (a, b)]
-    return n, float(rho), p, top, len(highest[0] & highest[1]) / top, top / n
+    names = ("n", "rho", "top", "overlap")
+    found: dict[str, NDArray[Any]] = {name: np.full(len(first), np.nan) for name in names}
+    # Pairs that have the same places are done together: models of one shape all are.
+    shapes, shape = np.unique(~np.isnan(values), axis=0, return_inverse=True)
+    kinds, kind = np.unique(shape[[first, second]], axis=1, return_inverse=True)
+    for number, (i, j) in enumerate(kinds.T):
+        places = shapes[i] & shapes[j]
+        chosen = np.flatnonzero(kind == number)
+        n = int(places.sum())
+        runs, row = np.unique([first[chosen], second[chosen]], return_inverse=True)
+        row_a, row_b = row.reshape(2, -1)
+        shared = values[np.ix_(runs, places)]
+        found["n"][chosen], found["top"][chosen] = n, min(top, n)
+        if not n:
+            continue
+        ranks = rankdata(shared, axis=1)
+        centred = ranks - ranks.mean(axis=1, keepdims=True)
+        size = np.sqrt((centred**2).sum(axis=1))
+        size = np.where(size > 0, size, np.nan)  # the same value everywhere has no ranks
+        unit = centred / size[:, None]
+        if n > 2:
+            found["rho"][chosen] = np.clip((unit @ unit.T)[row_a, row_b], -1.0, 1.0)
+        # Ties at the edge go to the first place, in every run alike.
+        highest = np.zeros(shared.shape)
+        order = np.argsort(-shared, axis=1, kind="stable")[:, :top]
+        np.put_along_axis(highest, order, 1.0, axis=1)
+        found["overlap"][chosen] = (highest @ highest.T)[row_a, row_b] / min(top, n)
+    rho, n_places = found["rho"], found["n"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.abs(rho) * np.sqrt((n_places - 2) / (1 - rho**2))
+        p = 2 * stdtr(n_places - 2, -t)
+        by_chance = found["top"] / n_places
+    counts = {name: found[name].astype(np.int64) for name in ("n", "top")}
+    return {
+        "n": counts["n"],
+        "rho": rho,
+        "p": np.where(np.isnan(rho), np.nan, p),
+        "top": counts["top"],
+        "overlap": found["overlap"],
+        "by_chance": by_chance,
+    }
 
 
 def _check_top(top: int) -> None:

@@ -41,6 +41,16 @@ def prompt_means(
     return in_order(frames.frame(connection, query, values, names), keys)
 
 
+def replicate_means(
+    connection: sa.Connection, keys: Mapping[str, int], metric: str, groups: Sequence[str]
+) -> pd.DataFrame:
+    """As `prompt_means`, of several runs that are replicates: the mean over runs of each prompt."""
+    inner, values = _query(connection, keys, metric, ["run", *groups, "prompt_id"])
+    columns = ", ".join([*groups, "prompt_id"])
+    query = f"SELECT {columns}, avg(value) FROM ({inner}) AS u GROUP BY {columns}"
+    return frames.frame(connection, query, values, " ".join([*groups, "prompt_id", "value"]))
+
+
 def means(
     connection: sa.Connection, keys: Mapping[str, int], metric: str, groups: Sequence[str]
 ) -> pd.DataFrame:

@@ -1,0 +1,84 @@
+"""What has to be known of a run to compare it: less than the whole run, and many at once."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+_FACTS = """
+SELECT r.uid, e.name AS experiment, m.label AS model, s.name AS prompts,
+  s.content_hash AS prompts_hash, r.seed, r.code_hash, r.status, m.quant_bits, m.quant_group_size,
+  (SELECT count(*) FROM trials AS t WHERE t.run_id = r.id AND t.status <> 'done') AS missing
+FROM runs AS r
+JOIN experiments AS e ON e.id = r.experiment_id
+JOIN models AS m ON m.id = r.model_id
+JOIN prompt_sets AS s ON s.id = r.prompt_set_id
+WHERE r.id IN :runs
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunFacts:
+    """A run as far as a comparison asks.
+
+    Attributes:
+        uid: Its name.
+        prompts: The name of its prompt set.
+        prompts_hash: Of the prompts in their order.
+        quant_bits: The width of the model's weights; None if they are not quantised.
+        missing: How many trials are not done.
+        params: The experiment's options.
+    """
+
+    uid: str
+    experiment: str
+    model: str
+    prompts: str
+    prompts_hash: str
+    seed: int
+    code_hash: str
+    status: str
+    quant_bits: int | None
+    quant_group_size: int | None
+    missing: int
+    params: Mapping[str, Any]
+
+    @property
+    def width(self) -> str:
+        """How the model's weights are stored, in words."""
+        if self.quant_bits is None:
+            return "not quantised"
+        return f"quantised to {self.quant_bits} bits (groups of {self.quant_group_size})"
+
+
+def run_facts(
+    connection: sa.Connection, keys: Mapping[str, int], crashed: Collection[str] = ()
+) -> list[RunFacts]:
+    """The facts of each run, in the order of `keys`.
+
+    Args:
+        connection: An open connection.
+        keys: Uid → key of the runs.
+        crashed: The runs whose process is gone, whatever the notebook says.
+    """
+    runs = {"runs": list(keys.values())}
+    expanding: sa.BindParameter[Any] = sa.bindparam("runs", expanding=True)
+    options: dict[str, dict[str, Any]] = {uid: {} for uid in keys}
+    query = sa.text(
+        "SELECT r.uid, p.name, p.value FROM run_params AS p JOIN runs AS r ON r.id = p.run_id "
+        "WHERE r.id IN :runs"
+    ).bindparams(expanding)
+    for uid, name, value in connection.execute(query, runs):
+        options[uid][name] = json.loads(value)
+    rows = connection.execute(sa.text(_FACTS).bindparams(expanding), runs).mappings().all()
+    found = {
+        row["uid"]: RunFacts(
+            **row
+            | {"params": options[row["uid"]]}
+            | ({"status": "crashed"} if row["uid"] in crashed else {})
+        )
+        for row in map(dict, rows)
+    }
+    return [found[uid] for uid in keys]
