@@ -3,7 +3,8 @@
     python benchmarks/scale_db.py PATH [RUNS]
 
 Each run has 20 prompts under four conditions (two strengths, each with a control) and 10,000
-numbers: one metric by layer, one by layer and head, one by position. The runs are filed through the
+numbers: one metric by layer, one by layer and head, one by position; beside them the two most
+probable tokens of each layer, and a text a trial. The runs are filed through the
 public writer; their numbers are made up by SQL, because this measures reading. A path that exists
 is kept.
 """
@@ -52,6 +53,18 @@ JOIN numbers AS p ON CASE k.name WHEN 'position_effect' THEN p.i BETWEEN 0 AND {
 WHERE r.id = ?
 ORDER BY r.id, m.metric_id, t.trial, l.i, h.i, p.i
 """
+_PREDICTIONS = f"""
+INSERT INTO token_predictions (run_id, trial, layer, position, rank, token, logprob)
+SELECT t.run_id, t.trial, l.i, 16, k.i, 1 + (t.trial + l.i + k.i) % {N_POSITIONS}, -1.0 - k.i
+FROM trials AS t JOIN numbers AS l ON l.i BETWEEN 0 AND {N_LAYERS - 1}
+JOIN numbers AS k ON k.i BETWEEN 0 AND 1
+WHERE t.run_id = ?
+"""
+_GENERATIONS = """
+INSERT INTO generations (run_id, trial, sample, text, token_ids)
+SELECT run_id, trial, 0, 'a text that the model continued, number ' || trial, '1 2 3'
+FROM trials WHERE run_id = ?
+"""
 
 
 def build(path: Path, n_runs: int = 1000) -> None:
@@ -86,6 +99,8 @@ def build(path: Path, n_runs: int = 1000) -> None:
     connection.execute("BEGIN IMMEDIATE")
     for (key,) in connection.execute("SELECT id FROM runs ORDER BY id").fetchall():
         connection.execute(_INSERT, (key,))
+        connection.execute(_PREDICTIONS, (key,))
+        connection.execute(_GENERATIONS, (key,))
     connection.execute("COMMIT")
     connection.execute("PRAGMA analysis_limit = 1000")
     connection.execute("ANALYZE")

@@ -171,7 +171,6 @@ def _agree(
         top: How many of the highest are held against each other.
     """
     from scipy.special import stdtr
-    from scipy.stats import rankdata
 
     names = ("n", "rho", "top", "overlap")
     found: dict[str, NDArray[Any]] = {name: np.full(len(first), np.nan) for name in names}
@@ -188,7 +187,7 @@ def _agree(
         found["n"][chosen], found["top"][chosen] = n, min(top, n)
         if not n:
             continue
-        ranks = rankdata(shared, axis=1)
+        ranks = pd.DataFrame(shared).rank(axis=1).to_numpy()
         centred = ranks - ranks.mean(axis=1, keepdims=True)
         size = np.sqrt((centred**2).sum(axis=1))
         size = np.where(size > 0, size, np.nan)  # the same value everywhere has no ranks
