@@ -113,6 +113,7 @@ def _fit(
     metrics=METRICS,
     prompts="induction:8",
     roles=("corrupted", "answer", "wrong_answer"),
+    aligned=True,
     conditions=_conditions,
     cost=_cost,
     fit=_fit,

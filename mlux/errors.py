@@ -35,6 +35,10 @@ class UnknownNameError(MluxError):
         self.kind, self.name, self.close_matches = kind, name, tuple(close)
 
 
+class ExperimentError(MluxError):
+    """An experiment's file that breaks a rule; the message begins with its place, `file:line:`."""
+
+
 class ParameterError(MluxError):
     """A parameter that an experiment does not have, or a value of the wrong type or range."""
 

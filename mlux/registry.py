@@ -12,14 +12,16 @@ import importlib.util
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlux.errors import MluxError, UnknownNameError
+from mlux.declaration import config_of, line_of, metrics_of, place
+from mlux.errors import ExperimentError, MluxError, UnknownNameError
 from mlux.prompts import Prompt
 from mlux.results import Fitted, Metric
 
@@ -80,6 +82,7 @@ class Experiment:
         fit_cost: The forward passes that fitting takes.
         sites: What it needs of a model, by `fn(config)`: kinds of sites, and `lens`.
         paper: Whose definition it follows.
+        place: Where it is defined, as `file:line`.
         code_hash: SHA-256 of the file, stored with every run.
     """
 
@@ -96,6 +99,7 @@ class Experiment:
     fit_cost: FitCost
     sites: Sites
     paper: str
+    place: str
     code_hash: str
 
     @property
@@ -156,22 +160,17 @@ def experiment(
         paper: The paper that it follows.
 
     Raises:
-        TypeError: If the function does not take (model, config, batch) with such a config.
+        ExperimentError: If the function does not take (model, config, batch) with such a config,
+            or it, an option or a metric is not described; with the place and the fix.
     """
 
     def register(run: Run) -> Experiment:
-        parameters = list(inspect.signature(run, eval_str=True).parameters.values())
-        config = parameters[1].annotation if len(parameters) == 3 else None
-        if not (isinstance(config, type) and is_dataclass(config)):
-            raise TypeError(
-                f"{run.__name__} must take (model, config, batch), "
-                "with config annotated by a frozen dataclass"
-            )
+        config = config_of(run)
         return Experiment(
             name=run.__name__,
             run=run,
             config=config,
-            metrics=tuple(metrics),
+            metrics=metrics_of(run, metrics),
             prompts=prompts,
             roles=tuple(roles),
             aligned=aligned,
@@ -181,6 +180,7 @@ def experiment(
             fit_cost=fit_cost,
             sites=sites if callable(sites) else lambda config: sites,
             paper=paper,
+            place=place(run),
             code_hash=hashlib.sha256(Path(inspect.getfile(run)).read_bytes()).hexdigest(),
         )
 
@@ -208,9 +208,10 @@ def get(name: str) -> Experiment:
     loaded = load()
     found = loaded if isinstance(loaded, Experiment) else getattr(loaded, name, None)
     if not isinstance(found, Experiment):
-        raise MluxError(
-            f"{origin} defines no experiment {name!r}; decorate a function of that name with "
-            "@experiment, or begin the file's name with _ if it is no experiment."
+        raise ExperimentError(
+            f"{line_of(Path(origin), name)}: no experiment {name!r} is defined here. Decorate a "
+            "function of that name with @experiment, or begin the file's name with _ if it is no "
+            "experiment."
         )
     return found
 
@@ -233,17 +234,20 @@ class _Place(NamedTuple):
 def _places() -> dict[str, _Place]:
     """Every experiment's name and its place."""
     places: dict[str, _Place] = {}
+    shipped = Path(str(files(SHIPPED)))
 
     def add(name: str, origin: str, load: Callable[[], Any]) -> None:
         if name in places:
-            raise MluxError(
-                f"Two experiments are named {name!r}: {places[name].origin} and {origin}. "
-                "Rename one."
+            first, second = (line_of(Path(p), name) for p in (places[name].origin, origin))
+            raise ExperimentError(
+                f"{second}: two experiments are named {name!r}; the other is at {first}. Rename "
+                "the function and its file."
             )
         places[name] = _Place(origin, load)
 
-    for name in _stems(Path(str(files(SHIPPED)))):
-        add(name, "shipped with mlux", lambda n=name: importlib.import_module(f"{SHIPPED}.{n}"))  # type: ignore[misc] # mypy does not infer a lambda's default
+    for name in _stems(shipped):
+        path = shipped / f"{name}.py"
+        add(name, str(path), lambda n=name: importlib.import_module(f"{SHIPPED}.{n}"))  # type: ignore[misc] # mypy does not infer a lambda's default
     for folder in filter(None, os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep)):
         if not Path(folder).is_dir():
             raise MluxError(f"No folder of experiments at {folder!r} (from ${FOLDERS_VARIABLE}).")
@@ -267,12 +271,20 @@ def _import_own(origin: str, load: Callable[[], Any]) -> Any:
         raise
     except (Exception, SystemExit) as error:  # whatever the code of somebody else may raise
         reason = f"{type(error).__name__}: {error}"
-        raise MluxError(f"Cannot load the experiment in {origin}: {reason}") from error
+        where = f"{origin}:{_line(error, origin)}".removesuffix(":0")
+        raise ExperimentError(f"{where}: the experiment cannot be loaded: {reason}") from error
+
+
+def _line(error: BaseException, path: str) -> int:
+    """The line of a file at which an error was raised in it, or in what it called; 0 if none."""
+    if isinstance(error, SyntaxError) and error.filename == path:
+        return error.lineno or 0
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno or 0 for frame in frames if frame.filename == path]
+    return lines[-1] if lines else 0
 
 
 def _import_file(path: Path) -> Any:
-    # Before the file imports MLX, which binds its matrix library at once.
-    importlib.import_module("mlux.engine")
     module_name = f"mlux_user_experiments.{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from threading import current_thread, main_thread
 from types import FrameType
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from mlux import display, registry
 from mlux import params as parameters
-from mlux.errors import MluxError, RunError
+from mlux.errors import ExperimentError, MluxError, RunError
 from mlux.plan import (
     Plan,
     Prepared,
@@ -31,6 +32,7 @@ from mlux.plan import (
 )
 from mlux.prompts import PromptSet
 from mlux.provenance import environment
+from mlux.registry import Experiment
 from mlux.results import AXES, Artifact, RanTokens, Result, Values
 from mlux.store import Store, default_location
 from mlux.store.reader import load_run, resolve_run
@@ -316,6 +318,8 @@ def _run_batch(
     """Computes a batch; if it fails, each of its trials alone, so that only the culprit fails."""
     try:
         return _compute(prepared, fitted, number, batch)
+    except ExperimentError:
+        raise  # a fault of the code is the same in every trial
     except MluxError as error:
         if len(batch) == 1:
             return {batch[0]: FinishedTrial(trial=batch[0], results=[], error=str(error))}
@@ -340,6 +344,7 @@ def _compute(
         if isinstance(result, RanTokens):
             ran[trial.number][result.role] = result.token_ids
             continue
+        _refuse_undeclared(result, prepared.experiment)
         _refuse_nan(result)
         results[trial.number].append(_on_host(result) if isinstance(result, Artifact) else result)
     finished = {}
@@ -372,6 +377,17 @@ def _on_host(artifact: Artifact) -> Artifact:
 
     arrays = {name: on_host(array) for name, array in artifact.arrays.items()}
     return replace(artifact, arrays=arrays)
+
+
+def _refuse_undeclared(result: Result, experiment: Experiment) -> None:
+    declared = [metric.name for metric in experiment.metrics]
+    if isinstance(result, Values) and result.metric not in declared:
+        close = get_close_matches(result.metric, declared, n=1)
+        meant = f"Did you mean {close[0]!r}? Else add" if close else "Add"
+        raise ExperimentError(
+            f"{experiment.place}: {experiment.name} yields the metric {result.metric!r}, which it "
+            f"does not declare. {meant} it to the metrics of @experiment."
+        )
 
 
 def _refuse_nan(result: Result) -> None:

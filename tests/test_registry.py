@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlux import registry
-from mlux.errors import MluxError, UnknownNameError
+from mlux.errors import ExperimentError, MluxError, UnknownNameError
 
 OWN = '''
 from collections.abc import Iterator
@@ -63,13 +63,13 @@ def test_a_users_own_experiment_is_one_file(folder: Path, fresh_db: Path) -> Non
 
 def test_two_experiments_of_one_name_are_refused(folder: Path) -> None:
     (folder / "logit_lens.py").write_text(OWN)
-    with pytest.raises(MluxError, match="Two experiments are named 'logit_lens'"):
+    with pytest.raises(MluxError, match="two experiments are named 'logit_lens'"):
         registry.names()
 
 
 def test_a_file_without_its_experiment_is_refused(folder: Path) -> None:
     (folder / "other.py").write_text("x = 1\n")
-    with pytest.raises(MluxError, match="defines no experiment 'other'"):
+    with pytest.raises(MluxError, match=r"other\.py: no experiment 'other' is defined here"):
         registry.get("other")
 
 
@@ -80,7 +80,7 @@ def test_an_absent_folder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_unknown_name_is_answered_with_close_ones() -> None:
-    message = r"No experiment named 'logitlens'. Did you mean 'logit_lens'\?"
+    message = r"No experiment named 'logitlens'. Did you mean 'logit_lens'"
     with pytest.raises(UnknownNameError, match=message):
         registry.get("logitlens")
 
@@ -93,13 +93,13 @@ def test_an_unknown_name_without_close_ones_is_told_where_to_put_it() -> None:
 
 def test_an_experiment_that_cannot_be_imported_names_its_file(folder: Path) -> None:
     (folder / "broken.py").write_text("raise RuntimeError('no luck')\n")
-    with pytest.raises(MluxError, match=r"broken\.py: RuntimeError: no luck"):
+    with pytest.raises(MluxError, match=r"broken\.py:1: .*RuntimeError: no luck"):
         registry.get("broken")
     assert "mlux_user_experiments.broken" not in sys.modules
 
 
 def test_a_function_of_another_form_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"must take \(model, config, batch\)"):
+    with pytest.raises(ExperimentError, match=r"must take \(model, config, batch\)"):
 
         @registry.experiment(metrics=[], prompts="facts")
         def wrong(model: object, batch: object) -> None:  # type: ignore[arg-type] # on purpose
