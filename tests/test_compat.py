@@ -51,6 +51,7 @@ DOCUMENTED = (
     "mlux.methods.budget",
     "mlux.methods.path_patching",
     "mlux.methods.attribution_patching",
+    "mlux.methods.causal_tracing",
 )  # fmt: skip
 METHODS = [importlib.import_module(name) for name in DOCUMENTED if ".methods." in name]
 PUBLIC = [
