@@ -28,6 +28,7 @@ COMMANDS = {
     "claim": "Keep claims and the runs they rest on.",
     "sql": "Ask the database in read-only SQL.",
     "merge": "Bring the runs of another database here.",
+    "export": "Write runs for other programs.",
     "models": "Check models; list and show those that were run.",
     "prompts": "List and show prompt sets.",
     "db": "Look after the database.",
