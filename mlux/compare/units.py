@@ -17,8 +17,8 @@ _FROM = """
 FROM runs AS r
 JOIN trials AS t ON t.run_id = r.id
 JOIN conditions AS c ON c.id = t.condition_id
-CROSS JOIN layer_results AS v ON v.run_id = t.run_id AND v.trial = t.trial
-WHERE r.id IN :runs
+CROSS JOIN layer_results AS v
+WHERE v.run_id = t.run_id AND v.trial = t.trial AND r.id IN :runs
 """
 
 

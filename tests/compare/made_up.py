@@ -36,6 +36,7 @@ class Recorded:
     """A notebook and what was put into it."""
 
     store: Store
+    location: str
     runs: list[str] = field(default_factory=list)
     depths: tuple[int, ...] = (3, 5)
     numbers: list[tuple[Place, float]] = field(default_factory=list)

@@ -36,15 +36,14 @@ def sorted_cells(table: pd.DataFrame) -> list[tuple[object, ...]]:
 @pytest.mark.parametrize(
     ("python", "sql"), PAIRS, ids=[re.findall(r"compare\.(\w+)", p)[0] for p, _ in PAIRS]
 )
-def test_a_function_and_its_sql_agree(recorded_runs: Recorded, python: str, sql: str) -> None:
-    store = recorded_runs.store
-    first, second = recorded_runs.runs
+def test_a_function_and_its_sql_agree(recorded_anywhere: Recorded, python: str, sql: str) -> None:
+    store = recorded_anywhere.store
+    first, second = recorded_anywhere.runs
     third = write_run(store, make_spec(n_prompts=2))
     for name, uid in (("{a}", first), ("{b}", second), ("{c}", third)):
         python, sql = python.replace(name, uid), sql.replace(name, uid)
-    store_path = str(store.path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLUX_DB", store_path)
+        patch.setenv("MLUX_DB", recorded_anywhere.location)
         found: pd.DataFrame = eval(python, {"compare": compare})  # our own documentation
     columns, rows = query(store, sql)
     wanted = pd.DataFrame(rows, columns=columns)
