@@ -7,13 +7,13 @@ the final norm by itself, so the norm's scale is its own, as if it were the whol
 Source: nostalgebraist (2020), "interpreting GPT: the logit lens".
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import mlx.core as mx
 
-from mlux.engine import HookedModel
+from mlux.engine import HookedModel, sites
 from mlux.engine.batching import TokenBatch
 from mlux.errors import ModelError
 from mlux.methods.scores import log_probabilities
@@ -91,9 +91,50 @@ def logit_lens(
             f"No lens on {stream}: this model's head reads several residual streams, of which a "
             "block's attention or MLP is only one."
         )
-    layers = layers_with(model, stream)
+    paths = {layer: path_of(stream, layer) for layer in layers_with(model, stream)}
     last = len(model.layers) - 1 if stream == "resid_post" else None
-    paths = {layer: path_of(stream, layer) for layer in layers}
+    yield from _lens(model, batch, paths, last, answers, positions, top_k, translate)
+
+
+def depth_lens(
+    model: HookedModel, batch: TokenBatch, *, answers: Sequence[int], positions: mx.array
+) -> Iterator[LensReadout]:
+    """The lens by depth: before the first block, and after one, two, … all of them.
+
+    Args:
+        model: The model.
+        batch: The prompts.
+        answers: The answer's token id for each row.
+        positions: [batch, n_positions], the positions to read in each row.
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> batch = model.to_batch("the capital of france is")
+        >>> readouts = depth_lens(model, batch, answers=[7], positions=batch.last[:, None])
+        >>> [readout.layer for readout in readouts]
+        [0, 1, 2, 3, 4, 5, 6]
+
+    Yields:
+        n_layers + 1 readouts, whose `layer` is the number of blocks passed.
+    """
+    n_layers = len(model.layers)
+    paths = {0: sites.resid_pre(0)}
+    paths |= {layer + 1: sites.resid_post(layer) for layer in range(n_layers)}
+    yield from _lens(model, batch, paths, n_layers, answers, positions, 1, None)
+
+
+def _lens(
+    model: HookedModel,
+    batch: TokenBatch,
+    paths: Mapping[int, str],
+    last: int | None,
+    answers: Sequence[int],
+    positions: mx.array,
+    top_k: int,
+    translate: Translate | None,
+) -> Iterator[LensReadout]:
+    """What the head says of each path; of `last`, what the model says itself."""
     logits, cache = model.run_with_cache(batch.tokens, hooks=paths.values())
     final = log_probabilities(_at(logits, positions))
     answer_ids = mx.array(list(answers))[:, None, None]  # [batch, 1, 1]
