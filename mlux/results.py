@@ -84,12 +84,16 @@ class Values:
         return (*_places(self.axes, labels), flat)
 
     def first_nan(self) -> Row | None:
-        """The first place whose value is not a number."""
-        *places, values = self.columns()
-        # A sum is a NaN if a part of it is, or if there are infinities of both signs.
-        if isfinite(sum(values)):
-            return None
-        return next((row for row in zip(*places, values, strict=True) if isnan(row[3])), None)
+        """The first place whose value is not a number, with that value."""
+        return first_nan(self.columns())
+
+
+def first_nan(columns: Columns) -> Row | None:
+    """The first row whose value is not a number."""
+    # A sum is a NaN if a part of it is, or if there are infinities of both signs.
+    if isfinite(sum(columns[3])):
+        return None
+    return next((row for row in zip(*columns, strict=True) if isnan(row[3])), None)
 
 
 # A run has grids of few shapes, over and over.

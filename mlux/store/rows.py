@@ -10,7 +10,7 @@ from math import isnan
 from typing import Any
 
 from mlux.errors import StoreError, UnknownNameError
-from mlux.results import AXES, NOT_APPLICABLE, Generation, TopTokens, Values
+from mlux.results import AXES, NOT_APPLICABLE, Generation, TopTokens, Values, first_nan
 from mlux.store.records import FinishedTrial
 
 Row = tuple[Any, ...]
@@ -44,10 +44,11 @@ def value_rows(
             if metric is None:
                 raise UnknownNameError("metric", values.metric, metrics)
             # Before the database does: SQLite would take a NaN for NULL.
-            if (row := values.first_nan()) is not None:
+            columns = values.columns()
+            if (row := first_nan(columns)) is not None:
                 place = dict(zip(AXES, row[:3], strict=True))
                 raise not_a_number(values.metric, done.trial, place)
-            blocks.append((metric, done.trial, values.columns()))
+            blocks.append((metric, done.trial, columns))
     blocks.sort(key=lambda block: block[:2])
     return chain.from_iterable(
         zip(repeat(run), repeat(metric), repeat(trial), *columns)  # repeat has no end

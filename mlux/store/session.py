@@ -299,14 +299,29 @@ def insert(
         rows: One tuple for each row; taken one after another, so that none need be kept.
         tail: What follows the values, as in `ON CONFLICT DO NOTHING`.
     """
-    mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
-    marks = ", ".join([mark] * (columns.count(",") + 1))
-    statement = f"INSERT INTO {table} ({columns}) VALUES ({marks}) {tail}"
+    marks = ", ".join("?" * (columns.count(",") + 1))
+    execute_many(connection, f"INSERT INTO {table} ({columns}) VALUES ({marks}) {tail}", rows)
+
+
+def execute_many(connection: sa.Connection, statement: str, rows: Iterable[tuple[Any, ...]]) -> int:
+    """Executes a statement for each row, as the driver does it.
+
+    Args:
+        connection: A connection in a writing transaction.
+        statement: SQL with a `?` for each value, and no other question mark.
+        rows: The values.
+
+    Returns:
+        How many rows of the table were inserted or changed.
+    """
     driver: Any = connection.connection.driver_connection
     dialect = connection.dialect
+    if dialect.paramstyle != "qmark":
+        statement = statement.replace("?", "%s")
     cursor = driver.cursor()
     try:
         cursor.executemany(statement, rows)
+        return int(cursor.rowcount)
     except dialect.loaded_dbapi.Error as error:
         # As SQLAlchemy would have raised it.
         raise sa.exc.DBAPIError.instance(

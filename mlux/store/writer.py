@@ -18,7 +18,7 @@ from mlux.store.creation import create_run, environment_columns, put_versions
 from mlux.store.heartbeat import Heartbeat
 from mlux.store.liveness import record_event
 from mlux.store.records import EndStatus, FinishedTrial
-from mlux.store.session import Store, insert, now
+from mlux.store.session import Store, execute_many, insert, now
 
 if TYPE_CHECKING:
     from mlux.store.artifacts import Placed
@@ -293,23 +293,25 @@ class RunWriter:
         )
 
     def _mark(self, connection: sa.Connection, batch: Sequence[FinishedTrial]) -> None:
-        time = now()
-        for finished in batch:
-            marked = connection.execute(
-                _MARK,
-                {
-                    "status": "done" if finished.error is None else "failed",
-                    "error": finished.error,
-                    "at": time,
-                    "run": self._run,
-                    "trial": finished.trial,
-                    "worker": -1 if self._worker is None else self._worker,
-                },
+        time, worker = now(), -1 if self._worker is None else self._worker
+        marks = [
+            (
+                "done" if one.error is None else "failed",
+                one.error,
+                time,
+                self._run,
+                one.trial,
+                worker,
             )
-            if marked.rowcount != 1:
-                raise RunError(
-                    f"Run {self._uid} has no trial {finished.trial} that is still to be done."
-                )
+            for one in batch
+        ]
+        if execute_many(connection, _MARK, marks) == len(marks):
+            return
+        # Those that could be marked bear this time by now; the others are the culprits.
+        query = sa.text("SELECT trial FROM trials WHERE run_id = :run AND finished_at = :at")
+        marked = set(connection.execute(query, {"run": self._run, "at": time}).scalars())
+        wrong = next((one.trial for one in batch if one.trial not in marked), batch[-1].trial)
+        raise RunError(f"Run {self._uid} has no trial {wrong} that is still to be done.")
 
     def _keys(self, connection: sa.Connection, batch: Sequence[FinishedTrial]) -> dict[int, int]:
         """Model's token id → key in `tokens`, where those that are new are filed."""
@@ -338,11 +340,10 @@ class RunWriter:
 
 
 _BEAT = "UPDATE runs SET heartbeat_at = :at WHERE id = :run AND status = 'running' AND pid = :pid"
-_MARK = sa.text(
-    "UPDATE trials SET status = :status, error = :error, finished_at = :at "
-    "WHERE run_id = :run AND trial = :trial AND status <> 'done' "
-    "AND coalesce(worker, -1) = :worker"
-)
+_MARK = """
+UPDATE trials SET status = ?, error = ?, finished_at = ?
+WHERE run_id = ? AND trial = ? AND status <> 'done' AND coalesce(worker, -1) = ?
+"""
 # Cast, because PostgreSQL has to know the type of what may be NULL.
 _COSTS = """
 UPDATE runs SET
