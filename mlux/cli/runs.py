@@ -113,7 +113,8 @@ def show(settings: Settings, run: str, as_json: bool) -> None:
     from mlux import store
 
     database = settings.read()
-    parts = _parts(store.load_run(database, store.resolve_run(database, run)))
+    stored = store.load_run(database, store.resolve_run(database, run))
+    parts = _parts(stored) | {"artifacts": store.artifact_summary(database, stored.uid)}
     if as_json:
         show_json(parts)
         return

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlux.store.annotate import note_run as note_run
     from mlux.store.annotate import tag_run as tag_run
+    from mlux.store.catalogue import artifact_summary as artifact_summary
     from mlux.store.catalogue import info as info
     from mlux.store.catalogue import list_models as list_models
     from mlux.store.catalogue import show_model as show_model
@@ -34,6 +35,7 @@ _HOMES = {
     "Store": "session",
     "StoredRun": "records",
     "TrialSpec": "records",
+    "artifact_summary": "catalogue",
     "create_run": "writer",
     "default_location": "session",
     "failed_checks": "checks",

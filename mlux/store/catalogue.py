@@ -93,3 +93,15 @@ def info(store: Store) -> dict[str, Any]:
             "bytes": size,
             "rows": counts,
         }
+
+
+def artifact_summary(store: Store, uid: str) -> list[dict[str, Any]]:
+    """The artifacts of a run by name: `name kind trials bytes`; 0 trials if of the whole run."""
+    query = """
+    SELECT a.name, a.kind, count(a.trial) AS trials, sum(a.bytes) AS bytes
+    FROM artifacts AS a JOIN runs AS r ON r.id = a.run_id WHERE r.uid = :uid
+    GROUP BY a.name, a.kind ORDER BY min(coalesce(a.trial, -1)), a.name, a.kind
+    """
+    with store.reading() as connection:
+        found = connection.execute(sa.text(query), {"uid": uid}).mappings()
+        return [dict(row) | {"bytes": int(row["bytes"])} for row in found]

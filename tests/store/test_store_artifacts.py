@@ -14,7 +14,15 @@ from synthetic import make_environment, make_finished, make_spec, token_text
 import mlux
 from mlux.errors import StoreError, UnknownNameError
 from mlux.results import Artifact
-from mlux.store import FinishedTrial, RunWriter, Store, artifacts, create_run, load_run
+from mlux.store import (
+    FinishedTrial,
+    RunWriter,
+    Store,
+    artifact_summary,
+    artifacts,
+    create_run,
+    load_run,
+)
 
 VECTOR = Artifact(
     name="direction",
@@ -65,6 +73,10 @@ def test_artifacts_of_runs_and_trials(store: Store) -> None:
         (0, "pattern"),
         (1, "pattern"),
         (2, "pattern"),
+    ]
+    assert [tuple(row.values())[:3] for row in artifact_summary(store, uid)] == [
+        ("direction", "vectors", 0),
+        ("pattern", "patterns", 3),
     ]
     assert artifacts.load(store, "latest", "pattern", trial=1)["p"].tolist() == [[1] * 3] * 2
     assert artifacts.load_metadata(store, uid, "direction") == VECTOR.metadata
