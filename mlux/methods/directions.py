@@ -129,6 +129,22 @@ def norm_of(direction: mx.array) -> float:
     return length
 
 
+def cosine(x: mx.array, direction: mx.array) -> mx.array:
+    """The cosine between each x and a direction, float32; 0 where x is 0.
+
+    Args:
+        x: [..., d_model].
+        direction: [d_model].
+
+    Example:
+        >>> cosine(mx.array([[0.0, 2.0], [1.0, 0.0]]), mx.array([0.0, 3.0])).tolist()
+        [1.0, 0.0]
+    """
+    wide = x.astype(mx.float32)
+    lengths = mx.linalg.norm(wide, axis=-1)
+    return (wide @ unit(direction)) / mx.where(lengths == 0, 1.0, lengths)
+
+
 def random_direction(d_model: int, seed: int | Sequence[int]) -> mx.array:
     """A unit direction drawn evenly from the sphere, [d_model] float32: the usual control.
 
