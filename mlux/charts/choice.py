@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -12,9 +13,9 @@ from mlux.charts.lens import lens_grid
 from mlux.charts.lines import dose_response, layer_profile
 from mlux.charts.points import conditions, parallel_coordinates, run_scatter
 from mlux.charts.saving import Chart
-from mlux.charts.suitable import named, shared_metrics, suggested
+from mlux.charts.suitable import contributions, named, shared_metrics, suggested
 from mlux.charts.texts import generations
-from mlux.charts.waterfall import attribution_waterfall
+from mlux.charts.waterfall import attribution_waterfall, component_name
 from mlux.errors import MluxError, ParameterError, RunError, UnknownNameError
 from mlux.results import Metric
 from mlux.store import load_run, resolve_run
@@ -35,6 +36,7 @@ CHARTS = {
 """What `chart_for` can draw of stored runs."""
 
 _LENS_PROMPTS = 8
+_MOST_SERIES, _MOST_TEXTS = 8, 4  # above these, controls are left out
 
 
 def chart_for(
@@ -50,8 +52,8 @@ def chart_for(
     Args:
         runs: A run, or several with a metric in common.
         chart: One of `CHARTS`; by default the one that suits what the runs measured.
-        metric: What to draw; by default the first shared metric for which higher is better, or
-            else the first. For `run_scatter` two metrics, as `x,y`.
+        metric: What to draw; by default the first shared metric, those for which lower is better
+            last. For `run_scatter` two metrics, as `x,y`.
         prompt: A part of the text of the prompt to draw, where a chart shows one prompt; by
             default the first.
         db: The notebook.
@@ -79,6 +81,7 @@ def chart_for(
         drawn = _draw(chart, uids, shared, metric, prompt, store)
         facts = {"runs": uids, "chart": chart, "metric": drawn.metric, "heads": drawn.heads}
         facts |= {"prompts": list(drawn.prompts), "condition": drawn.condition}
+        facts["controls"] = drawn.controls
         marked: Chart = drawn.chart.properties(usermeta={"mlux": facts})
         return marked
 
@@ -99,6 +102,7 @@ class _Drawn:
         prompts: The prompts that it shows; none are all of them.
         condition: The only condition that it shows.
         heads: Whether results of single heads are in it.
+        controls: Whether results of controls are in it.
     """
 
     chart: Chart
@@ -106,6 +110,7 @@ class _Drawn:
     prompts: Sequence[str] = ()
     condition: str | None = None
     heads: bool = True
+    controls: bool = True
 
 
 def _draw(
@@ -120,9 +125,12 @@ def _draw(
         return _lens(uids, prompt, db)
     if chart == "generations":
         texts = _of_prompts(compare.generations(uids, db), prompt)
+        texts = _without_controls(texts) if _too_many(texts, _MOST_TEXTS) else texts
         return _Drawn(chart=generations(texts), prompts=_chosen(texts, prompt))
     if chart in ("run_scatter", "parallel_coordinates"):
         return _of_runs(chart, uids, shared, metric, db)
+    if chart == "attribution_waterfall" and metric is None:
+        return _waterfall(uids, shared, prompt, db)
     if metric is None:
         if not shared:
             raise RunError("These runs share no metric; draw them one by one.")
@@ -132,16 +140,52 @@ def _draw(
     if chart == "patching_heatmap":
         return _patching(frame, metric, label, prompt, db)
     frame = _of_prompts(frame, prompt)
-    heads = True
+    heads = controls = True
+    if chart != "dose_response" and _too_many(frame, _MOST_SERIES):
+        frame, controls = _without_controls(frame), False
     if chart == "layer_profile" and frame["head"].isna().any():
         # Values of single heads would pull the mean of a layer towards them.
         frame, heads = frame[frame["head"].isna()], False
+    drawn: Any = _SIMPLE[chart](frame, label=label)
+    if not controls:
+        drawn.title.subtitle = [*drawn.title.subtitle, "controls are left out"]
     return _Drawn(
-        chart=_SIMPLE[chart](frame, label=label),
+        chart=drawn,
         metric=metric,
         prompts=_chosen(frame, prompt),
         heads=heads,
+        controls=controls,
     )
+
+
+def _too_many(frame: pd.DataFrame, most: int) -> bool:
+    return len(frame[["run", "condition"]].drop_duplicates()) > most
+
+
+def _without_controls(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of conditions that control nothing; all if there are no others."""
+    controls = frame["condition"].astype(str).str.contains(r"(?:^|, )control=")
+    return frame[~controls] if not controls.all() else frame
+
+
+def _waterfall(
+    uids: list[str], shared: Sequence[Metric], prompt: str | None, db: Database
+) -> _Drawn:
+    """The parts of one sum: every metric that is a contribution, controls left out."""
+    names = contributions(shared)
+    if not names:
+        raise ParameterError("attribution_waterfall: choose one metric of these runs with metric=.")
+    frame = pd.concat([compare.layer_results(uids[:1], name, db) for name in names])
+    frame = _without_controls(_of_prompts(frame, prompt))
+    parts = zip(frame["metric"], frame["layer"], frame["head"], strict=True)
+    component = [
+        component_name(name.removesuffix("_contribution"), *place) for name, *place in parts
+    ]
+    frame = frame.assign(component=component).drop(columns="metric")
+    drawn = attribution_waterfall(
+        frame, title="Parts of the logit difference", label=shared[0].unit or "contribution"
+    )
+    return _Drawn(chart=drawn, prompts=_chosen(frame, prompt), controls=False)
 
 
 _SIMPLE: dict[str, Callable[..., Chart]] = {

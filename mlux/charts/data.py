@@ -77,15 +77,25 @@ def series(frame: pd.DataFrame, *, but: Sequence[str] = ()) -> pd.Series:
         chosen.append("run")
     if not chosen:
         return pd.Series("", index=frame.index)
-    parts = [frame[name].astype(object).map(_part) for name in chosen]
+    parts = [_parts(frame[name]) for name in chosen]
     joined = parts[0]
     for part in parts[1:]:
         joined = joined + " · " + part
     return joined
 
 
-def _part(name: Any) -> str:
-    return labels.short(str(name), 40) if isinstance(name, str) and name else "—"
+def _parts(column: pd.Series) -> pd.Series:
+    """Names as labels; of conditions only what not all of them have in common."""
+    names = {name: name for name in column.astype(object).unique()}
+    if column.name == "condition":
+        values = {name: str(name).split(", ") for name in names}
+        common = set.intersection(*map(set, values.values()))
+        names = {
+            name: ", ".join(part for part in parts if part not in common)
+            for name, parts in values.items()
+        }
+    shown = {name: labels.short(str(text), 60) if text else "—" for name, text in names.items()}
+    return column.astype(object).map(shown)
 
 
 def over_prompts(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

@@ -193,16 +193,17 @@ def _banded(
     table: pd.DataFrame, *, x: alt.X, across: str, label: str, title: alt.TitleParams
 ) -> alt.LayerChart:
     """Lines, their bands and points, told apart by colour, dash and shape."""
-    # Dashes by a field of their own: those of one field share a legend, which would dash its dots.
+    # Dashes by a field of their own without a scale: else the legend takes them up in its dots.
     table = table.sort_values("place", kind="stable").assign(dash=table["series"])
     names: Sequence[str] = list(dict.fromkeys(table["series"]))
     several = len(names) > 1
-    legend = style.legend(None, orient="bottom", columns=2, symbolOpacity=1) if several else None
+    columns = 2 if max(map(len, names)) <= 28 else 1
+    legend = style.legend(None, orient="bottom", columns=columns, symbolOpacity=1)
     domain = alt.Scale(domain=list(names))  # the same everywhere, so that there is one legend
     color = alt.Color(
         "series:N",
         scale=style.series_color(names),
-        legend=legend,
+        legend=legend if several else None,
     )
     y = alt.Y("value:Q", axis=style.axis(label), scale=_height(table))
     tooltip = [
@@ -220,7 +221,7 @@ def _banded(
     line = base.mark_line(strokeWidth=2).encode(y=y)
     points = base.mark_point(filled=True, size=55, opacity=1).encode(y=y, tooltip=tooltip)
     if several:
-        line = line.encode(strokeDash=alt.StrokeDash("dash:N", scale=domain, legend=None))
+        line = line.encode(strokeDash=alt.StrokeDash("dash:N", sort=list(names), legend=None))
         points = points.encode(shape=alt.Shape("series:N", scale=domain, legend=legend))
     if table["place"].nunique() > _DOTS:
         points = points.mark_point(filled=True, size=20, opacity=0.001)  # still there to hover

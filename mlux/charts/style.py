@@ -61,7 +61,7 @@ def legend(title: str | None, **more: Any) -> alt.Legend:
             "title": title,
             "labelFontSize": LABEL,
             "titleFontSize": LABEL,
-            "labelLimit": 260,
+            "labelLimit": 420,
             "titleLimit": 260,
             **more,
         }

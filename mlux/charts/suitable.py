@@ -37,10 +37,10 @@ def suggestions(runs: Runs, *, metric: str | None = None, db: Database = None) -
 
 
 def shared_metrics(metrics: Sequence[Sequence[Metric]]) -> list[Metric]:
-    """The metrics that all runs declare: those for which higher is better first."""
+    """The metrics that all runs declare, in their order; those for which lower is better last."""
     names = [{metric.name for metric in of_run} for of_run in metrics]
     shared = [metric for metric in metrics[0] if all(metric.name in own for own in names)]
-    return sorted(shared, key=lambda metric: metric.better != "higher")
+    return sorted(shared, key=lambda metric: metric.better == "lower")
 
 
 def named(runs: Runs) -> list[str]:
@@ -61,6 +61,8 @@ def suggested(
     if metric is not None and not wanted:
         raise UnknownNameError("metric that these runs share", metric, [m.name for m in shared])
     found: list[Suggestion] = []
+    if metric is None and len(contributions(shared)) > 1:
+        found.append(Suggestion(chart="attribution_waterfall", metric=None))
     for item in wanted:
         found += [
             Suggestion(chart=name, metric=item.name)
@@ -75,6 +77,11 @@ def suggested(
     if metric is None and len(compare.generations(uids, db)):
         first.append(Suggestion(chart="generations", metric=None))
     return first
+
+
+def contributions(shared: Sequence[Metric]) -> list[str]:
+    """The metrics that are parts of one sum, as of direct logit attribution."""
+    return [metric.name for metric in shared if metric.name.endswith("_contribution")]
 
 
 def _by_axes(frame: pd.DataFrame) -> list[str]:

@@ -10,13 +10,18 @@ _LINES = 8
 
 
 def generations(
-    frame: pd.DataFrame, *, most_prompts: int = 6, title: str | None = None
+    frame: pd.DataFrame,
+    *,
+    most_prompts: int = 6,
+    most_columns: int = 4,
+    title: str | None = None,
 ) -> alt.LayerChart:
     """Texts side by side: a row for each prompt, a column for each run, model or condition.
 
     Args:
         frame: `prompt` and `text`, as `compare.generations` returns it.
         most_prompts: Only the first so many.
+        most_columns: Only so many runs, models or conditions, from the first to the last.
         title: Instead of `Generations`.
 
     Returns:
@@ -34,7 +39,8 @@ def generations(
     frame = data.need(frame, ("prompt", "text"), "generations")
     names = data.series(frame)
     rows = frame.assign(series=names.where(names != "", "text"))
-    columns = list(dict.fromkeys(rows["series"]))
+    every = list(dict.fromkeys(rows["series"]))
+    columns = _spread(every, most_columns)
     prompts = data.distinct(rows, "prompt")
     drawn: list[data.Record] = []
     top = 0
@@ -54,8 +60,17 @@ def generations(
         top += longest + 1
     hidden = len(prompts) - most_prompts
     notes = [f"the first {most_prompts} of {len(prompts)} prompts"] if hidden > 0 else []
+    if len(columns) < len(every):
+        notes.append(f"{len(columns)} of {len(every)} columns")
     heading = style.heading(title or "Generations", data.about(frame, *notes))
     return _written(drawn, columns, top, heading)
+
+
+def _spread(names: list[str], most: int) -> list[str]:
+    """At most so many, evenly from the first to the last."""
+    if len(names) <= most:
+        return names
+    return [names[round(place * (len(names) - 1) / max(most - 1, 1))] for place in range(most)]
 
 
 def _lines(lines: list[str], top: int, column: str, kind: str, whole: str) -> list[data.Record]:

@@ -66,15 +66,15 @@ def _components(frame: pd.DataFrame) -> list[str]:
     frame = data.need(frame, ("condition", "layer"), "attribution_waterfall")
     heads = frame["head"] if "head" in frame.columns else pd.Series(pd.NA, index=frame.index)
     return [
-        _name(str(condition), layer, head)
+        component_name(str(condition).rpartition("=")[2], layer, head)
         for condition, layer, head in zip(frame["condition"], frame["layer"], heads, strict=True)
     ]
 
 
-def _name(condition: str, layer: object, head: object) -> str:
+def component_name(kind: str, layer: object, head: object) -> str:
+    """`head L2H3`, `mlp L2`, or the kind alone."""
     place = "" if pd.isna(layer) else f"L{layer}"  # type: ignore[call-overload] # a scalar
     place += "" if pd.isna(head) else f"H{head}"  # type: ignore[call-overload] # a scalar
-    kind = condition.rpartition("=")[2]
     return " ".join(part for part in (kind, place) if part) or "all"
 
 

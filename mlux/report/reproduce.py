@@ -93,14 +93,19 @@ def sql(facts: Mapping[str, Any], store: Store) -> str:
         return _select("layer, position, trial, token, probability", "predictions", where,
                        "trial, position, layer")  # fmt: skip
     runs = ", ".join(map(_quoted, facts["runs"]))
-    where = [f"run IN ({runs})", f"metric = {_quoted(metric)}"]
+    if metric is None:  # the parts of a sum
+        where = [f"run = {_quoted(facts['runs'][0])}", "metric LIKE '%_contribution'"]
+    else:
+        where = [f"run IN ({runs})", f"metric = {_quoted(metric)}"]
     if chart == "patching_heatmap":
         where += [_trials(facts["runs"][0], facts, store), "head IS NULL"]
         return _select("run, condition, layer, position, value", "results", where,
                        "run, condition, layer, position")  # fmt: skip
     by = _GROUPS.get(chart, "run, condition, layer, head")
-    where += [f"{name} IS NOT NULL" for name in ("layer", "head") if name in by.split(", ")]
+    if chart in ("layer_profile", "head_heatmap"):
+        where += [f"{name} IS NOT NULL" for name in ("layer", "head") if name in by.split(", ")]
     where += [] if facts["heads"] else ["head IS NULL"]
+    where += [] if facts["controls"] else ["condition NOT LIKE '%control=%'"]
     inner = _select(f"{by}, prompt, avg(value) AS value", "results", where, "")
     return (
         f"SELECT {by}, avg(value) AS value, count(*) AS prompts FROM (\n"
@@ -126,6 +131,7 @@ _GROUPS = {
     "head_heatmap": "run, condition, layer, head",
     "dose_response": "run, condition",
     "conditions": "run, condition",
+    "attribution_waterfall": "metric, layer, head",
 }
 
 

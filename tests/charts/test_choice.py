@@ -150,3 +150,37 @@ def test_finished_trials_are_what_is_drawn(store: Store) -> None:
     ).to_dict()["data"]["values"]
     expected = [next(iter(v.rows()))[3] for t in range(4) for v in make_finished(t).results[1:2]]
     assert values[0]["value"] == pytest.approx(sum(expected) / 4)
+
+
+def test_parts_of_a_sum_become_a_waterfall_of_the_first_run(store: Store) -> None:
+    def parts(trial: int) -> FinishedTrial:
+        heads = Values(metric="head_contribution", values=[[1.0, -0.5]], axes=("layer", "head"))
+        mlps = Values(metric="mlp_contribution", values=[2.0], axes=("layer",))
+        return FinishedTrial(trial=trial, results=[heads, mlps])
+
+    metrics = tuple(
+        Metric(name=f"{kind}_contribution", unit="logits", description="")
+        for kind in ("head", "mlp")
+    )
+    conditions = [{}, {"control": "random"}]
+    uid = write_run(store, make_spec(metrics=metrics, conditions=conditions), make=parts)
+    assert suggestions(uid, db=store)[0].chart == "attribution_waterfall"
+    rows = charts.chart_for(uid, db=store).to_dict()["data"]["values"]
+    assert [row["component"] for row in rows] == ["head L0H0", "head L0H1", "mlp L0", "total"]
+    assert rows[-1]["to"] == 2.5
+
+
+def test_many_conditions_leave_their_controls_out_and_say_so(store: Store) -> None:
+    sites = [{"site": str(site)} for site in range(5)]
+    conditions = [*sites, *({**site, "control": "random"} for site in sites)]
+    spec = make_spec(experiment="mine", metrics=SHIFT, conditions=conditions, n_prompts=2)
+    drawn = scene(charts.chart_for(write_run(store, spec, make=_of_layer), db=store))
+    assert len(drawn.texts("legend-label")) == 5
+    assert drawn.texts("title-subtitle")[-1] == "controls are left out"
+
+
+def test_what_all_conditions_share_is_not_in_the_legend(store: Store) -> None:
+    conditions = [{"layer": "4", "site": "head"}, {"layer": "4", "site": "mlp"}]
+    spec = make_spec(experiment="mine", metrics=SHIFT, conditions=conditions)
+    drawn = scene(charts.chart_for(write_run(store, spec, make=_of_layer), db=store))
+    assert drawn.texts("legend-label") == ["site=head", "site=mlp"]
