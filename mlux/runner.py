@@ -35,6 +35,7 @@ from mlux.provenance import environment
 from mlux.registry import Experiment
 from mlux.results import AXES, Artifact, RanTokens, Result, Values
 from mlux.store import Store, default_location
+from mlux.store.prompt_sets import find_prompt_set
 from mlux.store.reader import load_run, resolve_run
 from mlux.store.records import FinishedTrial, StoredRun
 from mlux.store.writer import RunWriter, create_run
@@ -96,7 +97,8 @@ def run_experiment(
     Args:
         name: The experiment.
         model: `demo`, a folder, a hub id, or a loaded model.
-        prompts: A shipped set, a file, or a prompt set; by default the experiment's own.
+        prompts: A shipped set, a file, a set in the notebook, or a prompt set; by default the
+            experiment's own.
         params: Option → value, as Python values or as text.
         seed: Seeds everything random.
         tags: To find the run by.
@@ -124,7 +126,7 @@ def run_experiment(
     prepared = prepare(
         name,
         model=model,
-        prompts=prompts,
+        prompts=_found(prompts, db),
         params=params,
         seed=seed,
         batch_size=batch_size,
@@ -149,6 +151,7 @@ def plan_experiment(
     memory: int | None = None,
     adapter: str | Path | None = None,
     bad_prompts: "BadPrompts" = "fail",
+    db: str | Path | None = None,
 ) -> Plan:
     """What `run_experiment` would do with the same arguments; nothing is run or stored.
 
@@ -158,7 +161,7 @@ def plan_experiment(
     return prepare(
         name,
         model=model,
-        prompts=prompts,
+        prompts=_found(prompts, db),
         params=params,
         seed=seed,
         batch_size=batch_size,
@@ -166,6 +169,13 @@ def plan_experiment(
         adapter=adapter,
         bad_prompts=bad_prompts,
     ).plan()
+
+
+def _found(prompts: str | Path | PromptSet | None, db: str | Path | None) -> PromptSet | None:
+    """The prompts that a person named; those of a notebook too."""
+    if prompts is None or isinstance(prompts, PromptSet):
+        return prompts
+    return find_prompt_set(str(prompts), str(db or default_location()))
 
 
 def resume(reference: str, *, db: str | Path | None = None, progress: bool = False) -> Run:

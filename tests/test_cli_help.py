@@ -15,6 +15,7 @@ ACTIONS = {
     *("merge", "export"),
     *("runs delete", "runs restore", "db downgrade", "db backup", "db gc"),
     *("claim add", "claim edit", "claim delete"),
+    *("prompts import", "prompts export"),
 }
 
 

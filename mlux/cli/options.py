@@ -48,6 +48,13 @@ def pairs(
     return found
 
 
+def columns_of(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> dict[str, str] | None:
+    """Turns ROLE=COLUMN,ROLE=COLUMN into a mapping."""
+    return None if value is None else pairs(context, parameter, value.split(","))
+
+
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 
 

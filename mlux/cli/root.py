@@ -30,7 +30,7 @@ COMMANDS = {
     "merge": "Bring the runs of another database here.",
     "export": "Write runs for other programs.",
     "models": "Check models; list and show those that were run.",
-    "prompts": "List and show prompt sets.",
+    "prompts": "List, show, import and export prompt sets.",
     "db": "Look after the database.",
     "doctor": "Check this installation and say how to mend it.",
 }

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlux.cli.groups import examples
-from mlux.cli.options import SIZE, pairs
+from mlux.cli.options import SIZE, columns_of, pairs
 from mlux.cli.output import format_option, note, show_records
 from mlux.cli.settings import Settings, pass_settings
 from mlux.errors import RunError
 
 if TYPE_CHECKING:
     from mlux.plan import Plan
+    from mlux.prompts import PromptSet
     from mlux.runner import Run
 
 PLAN_COLUMNS = ("experiment", "model", "prompt_set", "n_trials", "forward_passes", "bytes")
@@ -39,6 +40,12 @@ PLAN_COLUMNS = ("experiment", "model", "prompt_set", "n_trials", "forward_passes
     help="`demo`, a folder, or a hub id; give it again for more models.",
 )
 @click.option("--prompts", metavar="FILE_OR_SET", help="Instead of the experiment's own prompts.")
+@click.option(
+    "--columns",
+    metavar="ROLE=COLUMN,…",
+    callback=columns_of,
+    help="Which columns of the file hold the roles, as in text=question,answer=target.",
+)
 @click.option(
     "-p",
     "--param",
@@ -97,6 +104,7 @@ def command(
     tags: dict[str, str],
     text: str | None,
     dry_run: bool,
+    columns: dict[str, str] | None,
     output: str,
     **options: Any,
 ) -> None:
@@ -112,8 +120,10 @@ def command(
 
     for name in names:
         registry.get(name)  # a typing error is told before a big model is loaded
+    if columns is not None:
+        options["prompts"] = _by_columns(options["prompts"], columns)
     jobs = [{"name": name, "model": model, **options} for model, name in product(models, names)]
-    plans = [runner.plan_experiment(**job) for job in jobs]
+    plans = [runner.plan_experiment(**job, db=settings.location) for job in jobs]
     if dry_run:
         show_records([asdict(plan) for plan in plans], output, PLAN_COLUMNS)
         return
@@ -135,6 +145,14 @@ def command(
         if output != "table":
             show_records([asdict(run) for run in runs], output)
     fail_unless_done(runs)
+
+
+def _by_columns(prompts: str | None, columns: dict[str, str]) -> "PromptSet":
+    from mlux.prompts import load
+
+    if prompts is None:
+        raise click.UsageError("--columns names the columns of a file: --prompts FILE")
+    return load(prompts, columns)
 
 
 def _notes(plan: "Plan") -> Iterator[str]:

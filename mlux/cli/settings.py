@@ -1,6 +1,8 @@
 """What the root command hands to every command."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -25,6 +27,12 @@ class Settings:
         from mlux.store import default_location
 
         return self.db or str(default_location())
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether the database is a file that is not there yet; asked without importing any."""
+        location = self.db or os.environ.get("MLUX_DB") or "mlux.db"
+        return "://" not in location and not Path(location).exists()
 
     def read(self) -> "Store":
         """The database, opened for reading and closed when the command ends."""

@@ -6,7 +6,7 @@ text by one space unless one of the two brings white space of its own.
 """
 
 from mlux.prompts.few_shot import Corruption, in_context, shuffle_labels
-from mlux.prompts.files import SUFFIXES, load, shipped
+from mlux.prompts.files import SUFFIXES, load, save, shipped
 from mlux.prompts.ioi import IoiCorruption, ioi
 from mlux.prompts.repetition import induction, repeated_tokens
 from mlux.prompts.tasks import Pair, Task, demo_tasks, load_tasks
@@ -28,6 +28,7 @@ __all__ = [
     "load",
     "load_tasks",
     "repeated_tokens",
+    "save",
     "shipped",
     "shuffle_labels",
 ]

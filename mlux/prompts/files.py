@@ -5,7 +5,7 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -24,22 +24,28 @@ def shipped() -> dict[str, str]:
     return {name: entry["description"] for name, entry in index.items()}
 
 
-def load(reference: str | Path) -> PromptSet:
+def load(reference: str | Path, columns: Mapping[str, str] | None = None) -> PromptSet:
     """A shipped prompt set by name, or a file of prompts.
 
     Args:
         reference: A name of `shipped()`, or the path of a `.txt` (one prompt a line), `.csv`,
             `.jsonl` or `.json` file whose columns are the attributes of `Prompt`. `ioi:16` and
             `mine.csv:16` are the first 16 prompts.
+        columns: Role → the column of the file that holds it, where they have other names. Columns
+            that are no roles are then left alone, and numbers are taken as text.
+
+    Example:
+        >>> load("ioi:2").prompts[0].answer
+        'george'
 
     Raises:
-        UnknownNameError: If it is neither.
+        UnknownNameError: If it is neither, or the file has no such column.
         PromptError: If the file holds no prompts, or something that is not a prompt.
     """
     name = str(reference)
     if match := re.fullmatch(r"(.+):(\d+)", name):
-        return load(match[1]).first(int(match[2]))
-    if name in shipped():
+        return load(match[1], columns).first(int(match[2]))
+    if name in shipped() and columns is None:
         resource = _shipped_folder().joinpath(f"{name}.jsonl")
         records = _parse(resource.read_text("utf-8"), ".jsonl", name)
         return _prompt_set(name, records, description=shipped()[name])
@@ -56,7 +62,83 @@ def load(reference: str | Path) -> PromptSet:
         raise PromptError(f"Cannot read prompts from {name!r}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise PromptError(f"Cannot read prompts from {name!r}: it is not UTF-8 text.") from error
-    return _prompt_set(path.stem, _parse(text, path.suffix.lower(), name))
+    records = _parse(text, path.suffix.lower(), name)
+    if columns is not None:
+        records = [_renamed(record, columns, name) for record in records]
+    return _prompt_set(path.stem, records)
+
+
+def save(prompts: PromptSet, path: str | Path) -> None:
+    """Writes prompts to a file that `load` reads: `.jsonl`, `.json` or `.csv`.
+
+    Args:
+        prompts: The prompts.
+        path: Where to; what is there is replaced.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(load("ioi:2"), f"{folder}/two.csv")
+        ...     load(f"{folder}/two.csv").prompts == load("ioi:2").prompts
+        True
+
+    Raises:
+        PromptError: If the file cannot be written, or its format cannot hold these prompts.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    records = [_record(prompt) for prompt in prompts.prompts]
+    if suffix == ".csv" and any("token_ids" in record for record in records):
+        raise PromptError("A .csv has no place for token ids; write a .jsonl or .json.")
+    if suffix == ".jsonl":
+        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    elif suffix == ".json":
+        text = json.dumps(records, ensure_ascii=False, indent=1) + "\n"
+    elif suffix == ".csv":
+        text = _table(records)
+    else:
+        raise PromptError(f"Cannot write prompts to {str(path)!r}: expected .jsonl .json .csv.")
+    try:
+        path.write_text(text, "utf-8", newline="")
+    except OSError as error:
+        raise PromptError(f"Cannot write prompts to {str(path)!r}: {error.strerror}.") from error
+
+
+def _record(prompt: Prompt) -> dict[str, Any]:
+    """The roles that a prompt has."""
+    filled = {role: value for role, value in asdict(prompt).items() if value is not None}
+    if prompt.template == TEMPLATES[0]:
+        del filled["template"]
+    return filled
+
+
+def _table(records: Sequence[Mapping[str, Any]]) -> str:
+    known = [field.name for field in fields(Prompt)]
+    used = [role for role in known if any(role in record for record in records)]
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, used, restval="")
+    writer.writeheader()
+    writer.writerows(records)
+    return out.getvalue()
+
+
+def _renamed(record: Any, columns: Mapping[str, str], name: str) -> Any:
+    """A record by roles: the columns that were named, and those that are roles already."""
+    if not isinstance(record, Mapping):
+        return record
+    roles = [field.name for field in fields(Prompt)]
+    for role, column in columns.items():
+        if role not in roles:
+            raise UnknownNameError("prompt role", role, roles)
+        if column not in record and role == "text":
+            raise UnknownNameError(f"column of {name}", column, map(str, record))
+    taken = {*columns.values()}
+    found = {key: record[key] for key in roles if key in record and key not in taken}
+    found |= {role: record[column] for role, column in columns.items() if column in record}
+    numbers = {k: v for k, v in found.items() if type(v) in (int, float)}
+    return {k: v for k, v in found.items() if v is not None} | {
+        key: str(value) for key, value in numbers.items()
+    }
 
 
 def _shipped_folder() -> Any:

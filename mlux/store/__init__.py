@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from mlux.store.catalogue import show_model as show_model
     from mlux.store.checks import failed_checks as failed_checks
     from mlux.store.checks import store_checks as store_checks
+    from mlux.store.prompt_sets import file_prompt_set as file_prompt_set
+    from mlux.store.prompt_sets import find_prompt_set as find_prompt_set
+    from mlux.store.prompt_sets import list_prompt_sets as list_prompt_sets
     from mlux.store.reader import list_runs as list_runs
     from mlux.store.reader import load_run as load_run
     from mlux.store.reader import resolve_run as resolve_run
@@ -39,6 +42,9 @@ _HOMES = {
     "create_run": "writer",
     "default_location": "session",
     "failed_checks": "checks",
+    "file_prompt_set": "prompt_sets",
+    "find_prompt_set": "prompt_sets",
+    "list_prompt_sets": "prompt_sets",
     "info": "catalogue",
     "list_models": "catalogue",
     "list_runs": "reader",

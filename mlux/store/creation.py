@@ -75,7 +75,7 @@ def _insert_run(connection: sa.Connection, spec: RunSpec, uid: str) -> int:
         "uid": uid,
         "experiment_id": experiment,
         "model_id": file_model(connection, spec.model),
-        "prompt_set_id": _prompt_set(connection, spec.prompts),
+        "prompt_set_id": put_prompt_set(connection, spec.prompts),
         "status": "queued",
         "seed": spec.seed,
         "batch_size": spec.batch_size,
@@ -199,7 +199,8 @@ def free_label(connection: sa.Connection, model: ModelIdentity) -> str:
     return free[0] if free else f"{model.name}@{model.content_hash}"
 
 
-def _prompt_set(connection: sa.Connection, prompts: PromptSet) -> int:
+def put_prompt_set(connection: sa.Connection, prompts: PromptSet) -> int:
+    """Files a prompt set with its prompts, unless it is there; its key."""
     key = {"name": prompts.name, "content_hash": prompts.content_hash}
     set_id = _put(connection, "prompt_sets", key, {"description": prompts.description})
     filed = sa.text("SELECT count(*) FROM prompt_set_items WHERE prompt_set_id = :id")

@@ -15,7 +15,7 @@ from mlux.store.records import Event, StoredRun, TrialSpec
 def stored_run(connection: sa.Connection, row: dict[str, Any], *, crashed: bool) -> StoredRun:
     """A run from its row, joined with its experiment's name, description and paper."""
     run = row["id"]
-    prompt_keys, prompts = _prompt_set(connection, row["prompt_set_id"])
+    prompt_keys, prompts = restore_prompt_set(connection, row["prompt_set_id"])
     numbers = {key: number for number, key in enumerate(prompt_keys)}
     conditions = _conditions(connection, run)
     trials = connection.execute(
@@ -65,7 +65,7 @@ def stored_run(connection: sa.Connection, row: dict[str, Any], *, crashed: bool)
     )
 
 
-def _prompt_set(connection: sa.Connection, key: int) -> tuple[list[int], PromptSet]:
+def restore_prompt_set(connection: sa.Connection, key: int) -> tuple[list[int], PromptSet]:
     """A prompt set, and the keys of its prompts in its order."""
     name, description = connection.execute(
         sa.text("SELECT name, description FROM prompt_sets WHERE id = :key"), {"key": key}
