@@ -16,6 +16,9 @@ from mlux.store.views import VIEWS
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "schema.md"
 
+PARTS = ("studied", "runs", "results", "claims")
+"""The modules of `mlux.store.tables`."""
+
 FROZEN = "Frozen history: it imports nothing of mlux and never changes once released."
 
 INTRODUCTION = f"""\
@@ -66,9 +69,14 @@ def revisions() -> list[str]:
 
 
 def mappers() -> list[Mapper[Base]]:
-    """In the order in which the tables were declared."""
+    """In the order in which the tables were declared, what is studied first."""
     names = list(Base.metadata.tables)
-    return sorted(Base.registry.mappers, key=lambda m: names.index(m.local_table.name))  # type: ignore[attr-defined] # a table has a name
+
+    def place(mapper: Mapper[Base]) -> tuple[int, int]:
+        part = mapper.class_.__module__.rpartition(".")[2]
+        return PARTS.index(part), names.index(mapper.local_table.name)  # type: ignore[attr-defined] # a table has a name
+
+    return sorted(Base.registry.mappers, key=place)
 
 
 def view_columns(select: str) -> list[str]:
