@@ -52,8 +52,6 @@ DOCUMENTED = (
     "mlux.methods.path_patching",
     "mlux.methods.attribution_patching",
     "mlux.methods.causal_tracing",
-    "mlux.methods.mediators",
-    "mlux.methods.neurons",
 )  # fmt: skip
 METHODS = [importlib.import_module(name) for name in DOCUMENTED if ".methods." in name]
 PUBLIC = [

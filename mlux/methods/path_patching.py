@@ -125,8 +125,8 @@ def path_patching(
         ...     model, clean, other, answer=clean[1], wrong_answer=clean[3],
         ...     senders=every_sender(model),
         ... )
-        >>> max(found, key=lambda one: one.effect).sender.layer
-        2
+        >>> max(found, key=lambda one: one.effect).sender.layer  # its MLP
+        3
 
     Raises:
         PromptError: If the prompts differ in length, or the model does not tell them apart.
