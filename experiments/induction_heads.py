@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlux.engine import HookedModel
-from mlux.engine.arrays import numbers
+from mlux.engine.arrays import integers, numbers
+from mlux.engine.batching import pad
 from mlux.engine.trials import PromptBatch, Trial
 from mlux.errors import ParameterError, PromptError
-from mlux.methods.induction import induction_scores, second_repeat_accuracy
+from mlux.methods.induction import measure_induction
 from mlux.prompts import Prompt, repeated_tokens
 from mlux.registry import Cost, experiment
-from mlux.results import Metric, Result, Values
+from mlux.results import Metric, RanTokens, Result, Values
 
 METRICS = (
     Metric(
@@ -25,6 +26,12 @@ METRICS = (
         unit="probability",
         better="higher",
         description="Mean attention to the token just before.",
+    ),
+    Metric(
+        name="duplicate_token_score",
+        unit="probability",
+        better="higher",
+        description="Mean attention from the second repeat to the same token in the first.",
     ),
     Metric(
         name="copying_score",
@@ -52,6 +59,10 @@ class InductionHeadsConfig:
     n_sequences: int = field(default=16, metadata={"help": "how many random sequences"})
     period: int = field(default=20, metadata={"help": "random tokens before they repeat"})
 
+    controls: bool = field(
+        default=True, metadata={"help": "also run the sequences with another second half"}
+    )
+
     def __post_init__(self) -> None:
         if not 1 <= self.n_sequences <= MOST_SEQUENCES or self.period < 2:
             raise ValueError(
@@ -63,6 +74,8 @@ class InductionHeadsConfig:
 def _sequences(model: HookedModel, config: InductionHeadsConfig, seed: int) -> Sequence[Prompt]:
     """Sequences of different random words of the vocabulary, each repeated once, after the BOS."""
     try:
+        if config.controls:
+            _other_words(model, config.period, 1, seed)
         made = repeated_tokens(
             model.tokenizer,
             period=config.period,
@@ -73,6 +86,24 @@ def _sequences(model: HookedModel, config: InductionHeadsConfig, seed: int) -> S
     except PromptError as error:  # no prompts were given: it is the option that does not fit
         raise ParameterError(f"induction_heads: {error}") from error
     return made.prompts
+
+
+def _other_words(model: HookedModel, period: int, n: int, seed: int) -> list[tuple[int, ...]]:
+    """Twice as many random words as a period, for each of n rows."""
+    size = model.config["vocab_size"]
+    made = repeated_tokens(model.tokenizer, period=2 * period, n=n, seed=seed, vocab_size=size)
+    return [(prompt.token_ids or ())[-2 * period :] for prompt in made.prompts]
+
+
+def _without_repetition(
+    model: HookedModel, rows: Sequence[Sequence[int]], period: int, seed: int
+) -> list[list[int]]:
+    """The same first stretches, each followed by as many random words that are not in it."""
+    drawn = _other_words(model, period, len(rows), seed)
+    return [
+        [*row[:-period], *[word for word in words if word not in set(row)][:period]]
+        for row, words in zip(rows, drawn, strict=True)
+    ]
 
 
 def _period(batch: PromptBatch) -> int:
@@ -95,12 +126,13 @@ def _cost(
     n_tokens: int,
 ) -> Cost:
     heads = model["n_layers"] * model["n_heads"]
-    return Cost(forward_passes=1 + heads / model["n_layers"], values=3 * heads + 1)
+    return Cost(forward_passes=1 + heads / model["n_layers"], values=4 * heads + 1)
 
 
 @experiment(
     metrics=METRICS,
     prompts=_sequences,
+    conditions=lambda config, model: [{}, {"control": "no_repeat"}] if config.controls else [{}],
     cost=_cost,
     sites=("pattern", "head", "attn_out", "resid_pre", "lens"),
     paper="Olsson et al. (2022), In-context Learning and Induction Heads",
@@ -108,20 +140,27 @@ def _cost(
 def induction_heads(
     model: HookedModel, config: InductionHeadsConfig, batch: PromptBatch
 ) -> Iterator[tuple[Trial, Result]]:
-    """Prefix-matching, copying and previous-token score of every head.
+    """Prefix-matching, copying, previous-token and duplicate-token score of every head.
 
     Measured on random tokens that are repeated once, where only induction can predict. The
-    sequences are drawn from the model's own vocabulary with the run's seed.
+    sequences are drawn from the model's own vocabulary with the run's seed. The control has other
+    random words in place of the repetition: what the same places get anyway.
     """
-    tokens = batch.clean.tokens
     period = _period(batch)
-    accuracy = numbers(second_repeat_accuracy(model.forward(tokens), tokens, period=period))
-    for row, trial in enumerate(batch):
-        yield trial, Values(metric="second_repeat_accuracy", values=accuracy[row])
-    for scores in induction_scores(model, tokens, period=period):
+    tokens = batch.clean.tokens
+    if "control" in batch.condition:
+        rows = _without_repetition(model, integers(tokens), period, batch.seed)
+        tokens = pad(rows).tokens
+        for trial, ids in zip(batch, rows, strict=True):
+            yield trial, RanTokens(role="no_repeat", token_ids=ids)
+    found = measure_induction(model, tokens, period=period)
+    for trial, right in zip(batch, numbers(found.accuracy), strict=True):
+        yield trial, Values(metric="second_repeat_accuracy", values=right)
+    for scores in found.heads:
         by_metric = {
             "prefix_matching_score": numbers(scores.prefix_matching),
             "previous_token_score": numbers(scores.previous_token),
+            "duplicate_token_score": numbers(scores.duplicate_token),
             "copying_score": numbers(scores.copying),
         }
         for row, trial in enumerate(batch):

@@ -15,7 +15,7 @@ from mlux.store import Store, query
 MODELS = ("demo", "demo-4bit")
 JOBS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("logit_lens", {"prompts": "facts"}),
-    ("induction_heads", {}),
+    ("induction_heads", {"params": {"controls": False}}),
     (
         "activation_patching",
         {

@@ -102,7 +102,10 @@ def test_induction_needs_no_bos_token(fresh_db: Path) -> None:
         for stretch in [words[start:] + words[:start]]
     )
     prompts = PromptSet(name="no bos", prompts=chosen)
-    run = run_experiment("induction_heads", model=model, prompts=prompts, db=fresh_db)
+    params = {"controls": False}
+    run = run_experiment(
+        "induction_heads", model=model, prompts=prompts, params=params, db=fresh_db
+    )
     scores = compare.pivot([run], metric="prefix_matching_score", by=["layer", "head"], db=fresh_db)
     assert scores[run.uid].max() > 0.5
     copying = compare.layer_results([run], metric="copying_score", db=fresh_db)["value"]
@@ -110,7 +113,10 @@ def test_induction_needs_no_bos_token(fresh_db: Path) -> None:
 
 
 def test_induction_refuses_what_does_not_repeat(fresh_db: Path) -> None:
-    run = run_experiment("induction_heads", model="demo", prompts="facts:2", db=fresh_db)
+    params = {"controls": False}
+    run = run_experiment(
+        "induction_heads", model="demo", prompts="facts:2", params=params, db=fresh_db
+    )
     with Store.open(fresh_db) as store:
         stored = load_run(store, run.uid)
     assert stored.counts["failed"] == 2

@@ -2,7 +2,7 @@
 
 Measured on random tokens repeated once, where nothing but induction can help. Source: Olsson et
 al. (2022), "In-context Learning and Induction Heads" (prefix matching and copying scores); the
-previous-token score after Elhage et al. (2021).
+previous-token score after Elhage et al. (2021), the duplicate-token score after Wang et al. (2022).
 """
 
 from collections.abc import Sequence
@@ -24,6 +24,7 @@ class InductionScores:
         prefix_matching: Mean attention from the second repeat to the token that followed the
             current token in the first.
         previous_token: Mean attention to the token just before.
+        duplicate_token: Mean attention from the second repeat to the current token in the first.
         copying: 2 r − 1, where r is the share of the head's positive direct push on the logits of
             the sequence's tokens that falls on the token it attends to most.
     """
@@ -31,11 +32,27 @@ class InductionScores:
     layer: int
     prefix_matching: mx.array
     previous_token: mx.array
+    duplicate_token: mx.array
     copying: mx.array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Induction:
+    """What one pass over repeated tokens shows.
+
+    Attributes:
+        heads: The scores of each layer with attention.
+        accuracy: [batch], see `second_repeat_accuracy`.
+    """
+
+    heads: list[InductionScores]
+    accuracy: mx.array
 
 
 def induction_scores(model: HookedModel, tokens: mx.array, *, period: int) -> list[InductionScores]:
     """Scores of every head on sequences whose last 2 · period tokens are a repeated stretch.
+
+    On sequences that do not repeat they show what the same places get anyway.
 
     Args:
         model: The model.
@@ -48,6 +65,25 @@ def induction_scores(model: HookedModel, tokens: mx.array, *, period: int) -> li
         >>> tokens = model.to_batch("dog cat horse dog cat horse").tokens
         >>> induction_scores(model, tokens, period=3)[2].prefix_matching.shape
         (1, 4)
+    """
+    return measure_induction(model, tokens, period=period).heads
+
+
+def measure_induction(model: HookedModel, tokens: mx.array, *, period: int) -> Induction:
+    """The scores of every head, and how well the model itself continues the repetition.
+
+    Args:
+        model: The model.
+        tokens: As in `induction_scores`.
+        period: Length of the repeated stretch.
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> tokens = model.to_batch("dog cat horse dog cat horse").tokens
+        >>> found = measure_induction(model, tokens, period=3)
+        >>> found.accuracy.shape, len(found.heads)
+        ((1,), 6)
     """
     attending = [i for i, block in enumerate(model.anatomy.blocks) if block.n_heads]
     last = sites.resid_post(len(model.layers) - 1)
@@ -62,11 +98,13 @@ def induction_scores(model: HookedModel, tokens: mx.array, *, period: int) -> li
             layer=layer,
             prefix_matching=_attention_at(pattern, offset=period - 1, n_last=period),
             previous_token=_attention_at(pattern, offset=1, n_last=tokens.shape[1] - 1),
+            duplicate_token=_attention_at(pattern, offset=period, n_last=period),
             copying=_copying(model, cache, layer, pattern, final_logits, tokens, period, last),
         )
-        mx.eval(layer_scores.prefix_matching, layer_scores.previous_token, layer_scores.copying)
+        mx.eval(list(vars(layer_scores).values())[1:])
         scores.append(layer_scores)
-    return scores
+    accuracy = second_repeat_accuracy(final_logits, tokens, period=period)
+    return Induction(heads=scores, accuracy=accuracy)
 
 
 def prefix_matching(model: HookedModel, ids: Sequence[int]) -> dict[tuple[int, int], float]:

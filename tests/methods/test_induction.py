@@ -11,7 +11,12 @@ from mlux.engine import HookedModel, sites
 from mlux.engine.arrays import to_numpy
 from mlux.engine.trials import PromptBatch, Trial, encode
 from mlux.methods.ablation import Head, logits_without
-from mlux.methods.induction import InductionScores, induction_scores, second_repeat_accuracy
+from mlux.methods.induction import (
+    InductionScores,
+    induction_scores,
+    measure_induction,
+    second_repeat_accuracy,
+)
 from mlux.registry import get
 
 PERIOD = 20
@@ -53,9 +58,19 @@ def test_attention_scores_equal_their_definition(
     for layer, score in enumerate(scores):
         pattern = to_numpy(patterns[layer])
         prefix = [pattern[:, :, i, i - PERIOD + 1] for i in range(seq - PERIOD, seq)]
+        duplicate = [pattern[:, :, i, i - PERIOD] for i in range(seq - PERIOD, seq)]
         previous = [pattern[:, :, i, i - 1] for i in range(1, seq)]
         np.testing.assert_allclose(to_numpy(score.prefix_matching), np.mean(prefix, axis=0), 1e-4)
         np.testing.assert_allclose(to_numpy(score.previous_token), np.mean(previous, axis=0), 1e-4)
+        np.testing.assert_allclose(
+            to_numpy(score.duplicate_token), np.mean(duplicate, axis=0), 1e-4, 1e-7
+        )
+
+
+def test_accuracy_is_of_the_same_pass(model: HookedModel, tokens: mx.array) -> None:
+    found = measure_induction(model, tokens, period=PERIOD)
+    alone = second_repeat_accuracy(model.forward(tokens), tokens, period=PERIOD)
+    assert mx.array_equal(found.accuracy, alone)
 
 
 def test_copying_equals_a_slow_twin(
