@@ -83,7 +83,7 @@ def probe_direction(positive: mx.array, negative: mx.array) -> mx.array:
         >>> bool(probe_direction(positive, negative)[0] > 0.9)
         True
     """
-    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped] # it ships no types
+    from sklearn.linear_model import LogisticRegression
 
     both = np.concatenate([to_numpy(positive), to_numpy(negative)])
     centred = both - both.mean(axis=0)
