@@ -48,7 +48,7 @@ def head_heatmap(
     table = data.over_prompts(rows, ["panel", "layer", "head"])
     return _heatmap(
         table,
-        x=alt.X("head:O", axis=style.level("head", values=_labelled(table["head"]))),
+        x=alt.X("head:O", axis=style.level("head", values=style.some(table["head"], 40))),
         y=_layers(table),
         columns=table["head"].nunique(),
         title=style.heading(title or f"{metric} by head", data.about(rows)),
@@ -219,14 +219,8 @@ def _panel_of_heads(frame: pd.DataFrame) -> Any:
 
 def _layers(table: pd.DataFrame) -> alt.Y:
     """Layers upwards, as the residual stream is drawn."""
-    axis = style.level("layer", values=_labelled(table["layer"]))
+    axis = style.level("layer", values=style.some(table["layer"], 40))
     return alt.Y("layer:O", sort="descending", axis=axis)
-
-
-def _labelled(places: pd.Series) -> list[int]:
-    """The layers or heads that get a label: all, or every second, fourth, … of many."""
-    every = next(step for step in (1, 2, 4, 8, 16, 10**9) if places.nunique() / step <= 40)
-    return sorted(int(place) for place in places.unique() if place % every == 0)
 
 
 def _heatmap(

@@ -60,7 +60,7 @@ def layer_profile(
         if relative
         else alt.X(
             "place:Q",
-            axis=style.axis(across, format="d", tickMinStep=1, grid=False),
+            axis=style.axis(across, format="d", values=style.some(table["place"], 20), grid=False),
             scale=alt.Scale(nice=False, padding=12),
         )
     )

@@ -4,7 +4,7 @@ Set on each axis and title instead of in a theme, so that charts can be put besi
 beside a person's own (`a | b`), and nobody else's charts change.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import altair as alt
@@ -97,6 +97,13 @@ def ink_on(low: float, high: float, field: str = "value") -> Any:
     else:
         dark = f"datum.{field} < {0.6 * (high if high > 0 else 1)!r}"
     return alt.condition(dark, alt.value("white"), alt.value(INK))
+
+
+def some(places: Iterable[Any], most: int) -> list[int]:
+    """The layers or heads that get a label: all, or every second, fourth, … of many."""
+    whole = sorted({int(place) for place in places})
+    every = next(step for step in (1, 2, 4, 8, 16, 10**9) if len(whole) / step <= most)
+    return [place for place in whole if place % every == 0]
 
 
 def step(n: int, *, room: int, least: int, most: int) -> int:

@@ -55,6 +55,7 @@ def test_a_profile_has_a_line_a_band_and_a_point_for_each_model_and_layer() -> N
     assert fills == {rgb(color) for color in style.PALETTE[:2]}
     shapes = {item["shape"] for item in drawn.items("symbol")}
     assert len(shapes) == 2  # told apart without colour too
+    assert [text for text in drawn.texts("axis-label") if "." not in text] == list("0123")
 
 
 def test_the_band_is_the_t_interval_of_the_mean_over_prompts() -> None:
