@@ -182,7 +182,8 @@ def _cost(
     config: SteeringConfig, model: Mapping[str, Any], condition: Mapping[str, str], n_tokens: int
 ) -> Cost:
     written = config.samples * config.max_tokens / n_tokens
-    values = len(METRICS) + 2 * model["n_layers"] * ("calibrated" in condition)
+    reports = condition.get("calibrated") == config.positive and "control" not in condition
+    values = len(METRICS) + 2 * model["n_layers"] * reports
     # The prompt, what is written, its perplexity and its judgement, and the contrast at the end.
     return Cost(forward_passes=2 + 3 * written + 2 * config.samples, values=values)
 
@@ -204,13 +205,16 @@ def _fit(
     contrast, folds = learn_contrast(model, starts, labels, config.folds, seed)
     layers = range(model.config["n_layers"])
     directions = learn_directions(model, contrast, layers, config.method)
+    for group, direction in product(_sites(config, len(layers)), directions.values()):
+        direction.added(group, 0.0)  # raises where there is nothing to steer by
     calibrations = {}
     if config.calibrate is not None:
-        groups = [*((layer,) for layer in layers), *_sites(config, len(layers))]
-        for fold, group in product(directions, dict.fromkeys(groups)):
-            calibrations[fold, group] = calibrate(
-                model, contrast, fold, directions[fold], group, config.calibrate
-            )
+        for fold, direction in directions.items():
+            single = [(layer,) for layer in direction.units]
+            for group in dict.fromkeys([*single, *_sites(config, len(layers))]):
+                calibrations[fold, group] = calibrate(
+                    model, contrast, fold, direction, group, config.calibrate
+                )
     learned = _Learned(
         prompts=prompts,
         starts=tuple(tuple(encode_prompt(model.tokenizer, start)) for start in starts),
@@ -313,7 +317,8 @@ def _steer(
                 yield trial, Values(metric=name, values=value)
         norms = {layer: direction.norms[layer] for layer in layers}
         yield trial, _by_layer("resid_norm", norms)
-        if "calibrated" in condition:
+        # Once a trial, not with each direction and control: they share the calibration.
+        if condition.get("calibrated") == config.positive and "control" not in condition:
             found = {layer: learned.calibrations[fold, (layer,)] for layer in direction.units}
             strengths = {layer: of_layer.strength for layer, of_layer in found.items()}
             yield trial, _by_layer("calibrated_strength", strengths)

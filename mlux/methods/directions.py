@@ -21,6 +21,9 @@ Method = Literal["mean", "pca", "probe"]
 Learn = Callable[[mx.array, mx.array], mx.array]
 """fn(positive [n, d_model], negative [m, d_model]) returns a direction [d_model]."""
 
+ROUNDING = 1e-4
+"""A difference that is less than this share of the activations is none."""
+
 
 def difference_of_means(positive: mx.array, negative: mx.array) -> mx.array:
     """mean(positive) - mean(negative), [d_model] float32, in the length that it has.
@@ -98,6 +101,24 @@ LEARN: dict[Method, Learn] = {
     "pca": principal_difference,
     "probe": probe_direction,
 }
+
+
+def classes_differ(positive: mx.array, negative: mx.array) -> bool:
+    """Whether the means of two classes are further apart than rounding explains.
+
+    They need not be: a convolution of block 0 may not reach back to where two prompts differ.
+
+    Args:
+        positive: [n, d_model].
+        negative: [m, d_model].
+
+    Example:
+        >>> classes_differ(mx.ones((3, 4)), mx.ones((2, 4)))
+        False
+    """
+    apart = mx.linalg.norm(difference_of_means(positive, negative))
+    length = mx.mean(mx.linalg.norm(positive.astype(mx.float32), axis=-1))
+    return bool(apart > ROUNDING * length)
 
 
 def unit(direction: mx.array) -> mx.array:

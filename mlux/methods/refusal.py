@@ -15,7 +15,7 @@ from mlux.engine import HookedModel, sites
 from mlux.engine.arrays import numbers
 from mlux.engine.passes import Hook
 from mlux.errors import ParameterError
-from mlux.methods.directions import ablate_direction, difference_of_means
+from mlux.methods.directions import ablate_direction, classes_differ, difference_of_means
 from mlux.methods.residuals import in_batches, residuals_from_end
 from mlux.methods.scores import kl_divergence, log_probabilities
 from mlux.methods.steering import steering_hooks
@@ -97,6 +97,8 @@ def candidate_directions(
 ) -> dict[Place, mx.array]:
     """Differences of means, harmful - harmless, [d_model] float32 each.
 
+    There is none where the two do not differ.
+
     Args:
         model: The model.
         harmful: Prompts that it refuses.
@@ -113,10 +115,15 @@ def candidate_directions(
     """
     refused = residuals_from_end(model, harmful, layers, positions)
     answered = residuals_from_end(model, harmless, layers, positions)
-    return {
-        (layer, position): difference_of_means(refused[layer][:, place], answered[layer][:, place])
+    pairs = {
+        (layer, position): (refused[layer][:, place], answered[layer][:, place])
         for layer in layers
         for place, position in enumerate(positions)
+    }
+    return {
+        where: difference_of_means(*classes)
+        for where, classes in pairs.items()
+        if classes_differ(*classes)
     }
 
 

@@ -13,7 +13,7 @@ from mlux.engine import HookedModel
 from mlux.engine.arrays import numbers
 from mlux.errors import ParameterError
 from mlux.methods.contrast import Contrast, contrast_logit_diff
-from mlux.methods.directions import LEARN, Method, random_direction, unit
+from mlux.methods.directions import LEARN, Method, classes_differ, random_direction, unit
 from mlux.methods.residuals import residuals_from_end
 from mlux.methods.steering_strength import Calibration, SteeredLogits, least_strength
 
@@ -34,7 +34,17 @@ class Direction:
     norms: Mapping[int, float]
 
     def added(self, layers: Layers, strength: float) -> dict[int, mx.array]:
-        """What a strength, in mean residual norms, adds after each block: [d_model]."""
+        """What a strength, in mean residual norms, adds after each block: [d_model].
+
+        Raises:
+            ParameterError: If there is no direction after one of them.
+        """
+        for layer in layers:
+            if layer not in self.units:
+                raise ParameterError(
+                    f"After block {layer} the prompts of the two labels do not differ at their "
+                    "ends, so there is nothing to steer by. Take a later block."
+                )
         return {layer: strength * self.norms[layer] * self.units[layer] for layer in layers}
 
 
@@ -42,6 +52,8 @@ def learn_directions(
     model: HookedModel, contrast: Contrast, layers: Sequence[int], method: Method
 ) -> dict[int, Direction]:
     """For each fold, directions and norms learned from the others, after each block.
+
+    A block after which the classes do not differ has none.
 
     Args:
         model: The model.
@@ -75,6 +87,11 @@ def learn_directions(
             raise ParameterError("A fold has no prompts of one of the labels; take fewer folds.")
         positive, negative = map(mx.array, classes)
         at_end = {layer: held[:, 0] for layer, held in found.items()}
+        at_end = {
+            layer: held
+            for layer, held in at_end.items()
+            if classes_differ(held[positive], held[negative])
+        }
         directions[fold] = Direction(
             units={
                 layer: unit(LEARN[method](held[positive], held[negative]))
