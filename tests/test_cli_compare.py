@@ -13,6 +13,7 @@ from mlux.cli.cells import cell
 from mlux.cli.comparison import best_places
 from mlux.cli.layout import cells_width, shortened
 from mlux.cli.output import show_frame, show_table
+from mlux.cli.root import _run
 from mlux.cli.root import cli as root
 from mlux.prompts import Prompt, PromptSet
 from mlux.results import Values
@@ -278,3 +279,46 @@ def test_a_frame_marks_by_the_name_of_its_column(capsys: pytest.CaptureFixture[s
 
     show_frame(pd.DataFrame({"a": [1, 2], "b": [0.5, 0.25]}), "table", marks=[(1, "b")])
     assert capsys.readouterr().out.splitlines() == ["a     b", "1   0.5", "2  0.25*"]
+
+
+def test_runs_joined_by_commas_are_replicates(tmp_path: Path) -> None:
+    path = tmp_path / "mlux.db"
+    models = [make_model(), make_model("other", weights_hash="99" * 32)]
+    with Store.open(path, write=True) as store:
+        sides = [
+            [
+                write_run(
+                    store,
+                    make_spec(n_prompts=7, model=model, seed=seed),
+                    make=lambda t, seed=seed, shift=shift: numbers(seed / 10 + shift, t),
+                )
+                for seed in (1, 2)
+            ]
+            for shift, model in enumerate(models)
+        ]
+    a, b = (",".join(side) for side in sides)
+    found = compare(path, a, b, "--metric", "logit_diff", "--format", "csv")
+    assert [row["n"] for row in rows(found)] == ["7"] * 3
+    # Shift 1, times the mean of trial + 1.
+    assert [float(row["estimate"]) for row in rows(found)] == pytest.approx([4.0] * 3)
+    mixed_up = compare(path, f"{sides[0][0]},{sides[1][1]}", b, "--metric", "logit_diff")
+    assert "are no replicates: they differ in model" in str(mixed_up.exception)
+
+
+def test_what_a_note_repeats_cannot_speak_to_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mlux.db"
+    evil = "evil\x1b[2J\u202e"
+    with Store.open(path, write=True) as store:
+        uids = [
+            write_run(
+                store, make_spec(model=make_model(evil, weights_hash=f"{bits}" * 64, **width))
+            )
+            for bits, width in ((1, {}), (4, {"quant_bits": 4, "quant_group_size": 32}))
+        ]
+    found = compare(path, *uids, "--across-quantization", "--metric", "logit_diff")
+    assert "evil\\x1b[2J\\u202e is not quantised" in found.stderr
+    assert "\x1b[2J" not in found.stderr
+    assert _run(["--db", str(path), "compare", *uids, "--metric", "logit_diff"]) == 1
+    assert "\x1b" not in capsys.readouterr().err

@@ -42,8 +42,12 @@ def cell(value: Any) -> str:
         text = f"{text[:LONGEST]}…"
     if text.isascii() and text.isprintable():
         return text
-    text = "".join(c if _is_printable(c) else c.encode("unicode_escape").decode() for c in text)
-    return _without_towers(text.translate(_SELECTORS))
+    return _without_towers(printable(text).translate(_SELECTORS))
+
+
+def printable(text: str) -> str:
+    """The text without anything that a terminal would obey: what it would is spelt out."""
+    return "".join(c if _is_printable(c) else c.encode("unicode_escape").decode() for c in text)
 
 
 def _without_towers(text: str) -> str:

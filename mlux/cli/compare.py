@@ -1,7 +1,7 @@
 """`mlux compare`."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -33,6 +33,7 @@ def _axes(context: click.Context, parameter: click.Parameter, value: str) -> lis
         "mlux compare 01ja 01jb 01jc --metric logit_diff --by layer,position",
         "mlux compare 01ja 01jb --stats --by layer,head --correction max-t --top 10",
         "mlux compare 01ja 01jb --across-quantization --sort=-estimate",
+        "mlux compare 01ja,01jb,01jc 01jd,01je,01jf",
     )
 )
 @click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True)
@@ -89,9 +90,12 @@ def command(
 
     Two runs, --stats and --baseline give differences, paired by prompt: estimate,
     interval, p, and q corrected over the rows. More runs give a column for each.
+    Runs joined by commas are replicates that differ in their seed alone.
     The best value is marked with *.
     """
     runs = runs if baseline is None else (baseline, *(run for run in runs if run != baseline))
+    if any("," in run for run in runs):
+        stats = True
     if len(runs) < 2:
         raise click.UsageError("Give at least two runs to compare.")
     if side_by_side and (stats or baseline):
@@ -129,17 +133,15 @@ def _side_by_side(
 
 
 def _differences(
-    settings: Settings, runs: Sequence[str], metric: str, by: list[str], **options: object
+    settings: Settings, runs: Sequence[str], metric: str, by: list[str], **options: Any
 ) -> "DataFrame":
     """How each run differs from the first, one below the other; q is corrected over all rows."""
     import pandas as pd
 
     from mlux import compare, stats
 
-    found = [
-        compare.diff(runs[0], run, metric=metric, by=by, db=settings.location, **options)  # type: ignore[arg-type] # click has checked them
-        for run in runs[1:]
-    ]
+    options |= {"metric": metric, "by": by, "db": settings.location}
+    found = [compare.diff(_side(runs[0]), _side(run), **options) for run in runs[1:]]
     for frame in found:
         note(f"{metric}: {frame.attrs['b']} minus {frame.attrs['a']}, {frame.attrs['method']}.")
     attrs = found[0].attrs
@@ -161,13 +163,19 @@ def _differences(
     return table
 
 
+def _side(run: str) -> list[str]:
+    """A run, or several that differ in their seed alone, joined by commas."""
+    return run.split(",")
+
+
 def _first_shared(settings: Settings, runs: Sequence[str]) -> str:
     """The first metric that all of these runs have; says which others there are."""
     from mlux.store import load_run, resolve_run
 
     store = settings.read()
     names = [
-        [metric.name for metric in load_run(store, resolve_run(store, run)).metrics] for run in runs
+        [metric.name for metric in load_run(store, resolve_run(store, _side(run)[0])).metrics]
+        for run in runs
     ]
     shared = [name for name in names[0] if all(name in others for others in names)]
     if not shared:
@@ -183,7 +191,9 @@ def _better(settings: Settings, run: str, metric: str) -> str:
     from mlux.store import load_run, resolve_run
 
     store = settings.read()
-    known = {known.name: known for known in load_run(store, resolve_run(store, run)).metrics}
+    known = {
+        known.name: known for known in load_run(store, resolve_run(store, _side(run)[0])).metrics
+    }
     better = known[metric].better if metric in known else "neither"
     if better != "neither":
         note(f"* is best: {metric} is better {better}.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mlux.cli.cells import cell, exact, plain
+from mlux.cli.cells import cell, exact, plain, printable
 from mlux.cli.layout import cells_width, padded
 from mlux.cli.table import Rows, marked_cells, print_table
 
@@ -44,7 +44,7 @@ def json_option(command: Command) -> Command:
 
 def note(message: str) -> None:
     """Something for the person, not for the program that reads stdout."""
-    click.echo(message, err=True)
+    click.echo("\n".join(map(printable, message.split("\n"))), err=True)
 
 
 def show_json(document: Any) -> None:

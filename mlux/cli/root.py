@@ -129,4 +129,6 @@ def _where_to_look(error: click.UsageError) -> str:
 
 def _complain(message: str, before: str = "") -> None:
     """One line on stderr, whatever the message holds."""
-    click.echo(f"{before}Error: {' '.join(message.split())}", err=True)
+    from mlux.cli.cells import printable  # what no error needs no command pays for
+
+    click.echo(f"{before}Error: {printable(' '.join(message.split()))}", err=True)

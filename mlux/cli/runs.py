@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlux.cli.bin import delete, restore
+from mlux.cli.cells import cell
 from mlux.cli.groups import Group, examples
 from mlux.cli.options import COUNT, pairs
 from mlux.cli.output import (
@@ -183,7 +184,8 @@ def tag(settings: Settings, run: str, tags: dict[str, str], remove: tuple[str, .
     database = settings.write()
     uid = store.resolve_run(database, run)
     now = store.tag_run(database, uid, tags, remove=remove)
-    click.echo(f"{uid}: {', '.join(f'{key}={value}' for key, value in now.items()) or 'no tags'}")
+    shown = ", ".join(f"{cell(key)}={cell(value)}" for key, value in now.items())
+    click.echo(f"{uid}: {shown or 'no tags'}")
 
 
 @command.command(
@@ -200,4 +202,4 @@ def note_(settings: Settings, run: str, text: str) -> None:
     database = settings.write()
     uid = store.resolve_run(database, run)
     store.note_run(database, uid, text)
-    click.echo(f"{uid}: {text or 'no note'}")
+    click.echo(f"{uid}: {cell(text) or 'no note'}")

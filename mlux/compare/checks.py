@@ -42,7 +42,7 @@ def check_replicates(side: Sequence[RunFacts]) -> None:
         ):
             if mine != its:
                 raise RunError(
-                    f"Runs {first.uid} and {run.uid} are no replicates: their {name} differ. "
+                    f"Runs {first.uid} and {run.uid} are no replicates: they differ in {name}. "
                     "Runs taken together may differ in their seed alone; "
                     "see in what they do: compare.params_diff."
                 )

@@ -254,11 +254,11 @@ def test_what_is_not_comparable_is_refused_with_the_reason(store: Store) -> None
         (lambda: compare.diff([plain, run(seed=0)], four, **ask), "two have the same seed"),
         (
             lambda: compare.diff([plain, run(seed=1, params={"top_k": 3})], plain, **ask),
-            "are no replicates: their params differ",
+            "are no replicates: they differ in params",
         ),
         (
             lambda: compare.diff([plain, run(seed=1, prompts=other_prompts())], plain, **ask),
-            "their prompts differ",
+            "they differ in prompts",
         ),
     ):
         with pytest.raises(RunError, match=complaint):
