@@ -18,11 +18,11 @@ RUN = ("run", "logit_lens", "--model", "demo")
 
 # What is typed → what the one line has to say. The folder it is typed in is empty.
 UNKNOWN = {
-    "experiment": (("run", "logitlens", "--model", "demo"), "Did you mean 'logit_lens'?"),
-    "described experiment": (("experiments", "logit_lenz"), "Did you mean 'logit_lens'?"),
+    "experiment": (("run", "logitlens", "--model", "demo"), "Did you mean 'logit_lens'"),
+    "described experiment": (("experiments", "logit_lenz"), "Did you mean 'logit_lens'"),
     "second experiment": (
         ("run", "logit_lens", "indction_heads", "--model", "demo"),
-        "Did you mean 'induction_heads'?",
+        "Did you mean 'induction_heads'",
     ),
     "model": (("run", "logit_lens", "--model", "dem"), "Did you mean 'demo'"),
     "second model": ((*RUN, "--model", "no/such/folder"), "no/such/folder"),
@@ -268,11 +268,12 @@ def test_a_broken_experiment_hides_no_other(cli: Cli, tmp_path: Path) -> None:
     assert listed.returncode == 0
     assert "logit_lens" in listed.stdout
     helper, imports, syntax = listed.stderr.splitlines()
-    assert "helper.py defines no experiment" in helper
-    assert "imports.py: ModuleNotFoundError: No module named 'nowhere_x'" in imports
-    assert "syntax.py: SyntaxError" in syntax
+    assert "helper.py: no experiment 'helper'" in helper
+    assert "imports.py:1: " in imports
+    assert "ModuleNotFoundError: No module named 'nowhere_x'" in imports
+    assert "SyntaxError" in syntax
     line = _one_line(cli("--experiments", mine, "run", "syntax", "--model", "demo"), 1)
-    assert f"Cannot load the experiment in {mine / 'syntax.py'}: SyntaxError" in line
+    assert f"{mine / 'syntax.py'}:1: the experiment cannot be loaded: SyntaxError" in line
 
 
 @pytest.mark.parametrize("arguments", [("runs", "list"), ("runs", "show", "latest")], ids=" ".join)
