@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlux.stats.arrays import N_RESAMPLES, Floats, blocks
+from mlux.stats.normal import ndtr, ndtri
 
 # Resampled means this close to the observed one, relative to the data, are equal to it.
 _ROUNDING = 1e-12
@@ -111,8 +112,6 @@ def _last_less_first(means: list[Floats]) -> Floats:
 
 
 def _bca(samples: list[Floats], level: float, n_resamples: int, seed: int) -> tuple[Floats, Floats]:
-    from scipy.special import ndtr, ndtri
-
     rng = np.random.default_rng(seed)
     means = [_resampled_means(sample, n_resamples, rng) for sample in samples]
     drawn = _last_less_first(means)  # [groups, n_resamples]

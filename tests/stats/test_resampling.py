@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
+from scipy import special
 from scipy import stats as scipy_stats
 
-from mlux.stats import benjamini_hochberg, mean_interval, sign_flip_p
+from mlux.stats import benjamini_hochberg, mean_interval, normal, sign_flip_p
 
 DATA = np.random.default_rng(0).normal(0.4, 1.0, (3, 20))
 
@@ -86,3 +87,11 @@ def test_correction_is_that_of_scipy_over_the_tests_that_were_made(p: list[float
     if made.any():
         assert_allclose(q[made], scipy_stats.false_discovery_control(values[made]))
         assert (q[made] >= values[made] * (1 - 1e-12)).all()
+
+
+def test_the_normal_distribution_is_that_of_scipy() -> None:
+    x = np.linspace(-8, 8, 1001)
+    assert_allclose(normal.ndtr(x), special.ndtr(x), rtol=0, atol=1e-15)
+    p = np.concatenate([np.linspace(0, 1, 1001), 10.0 ** -np.arange(2, 300, 7.0), [-1, 2, np.nan]])
+    assert_allclose(normal.ndtri(p), special.ndtri(p), rtol=1e-13, atol=1e-13)
+    assert np.isnan(normal.ndtr(np.nan))
