@@ -6,30 +6,18 @@ from typing import Any
 
 from mlux.engine import HookedModel
 from mlux.engine.arrays import numbers
-from mlux.engine.batching import encode_text
 from mlux.engine.passes import Hook
 from mlux.engine.trials import EncodedPrompt, PromptBatch, Trial
-from mlux.errors import ParameterError
 from mlux.methods.directions import ablate_direction, cosine, norm_of, random_direction
-from mlux.methods.refusal import (
-    Candidate,
-    candidate_directions,
-    last_logits,
-    refusal_score,
-    select,
-    validate,
-)  # fmt: skip
+from mlux.methods.refusal import last_logits, refusal_score
+from mlux.methods.refusal_fit import TEST, RefusalDirection, learn_refusal
 from mlux.methods.residuals import residuals_from_end
 from mlux.methods.scores import kl_divergence
-from mlux.methods.splits import stratified_split
 from mlux.methods.steered_text import language
 from mlux.methods.steering import steering_hooks
 from mlux.metrics import KL, TEXT_LOSS
-from mlux.prompts import Prompt
 from mlux.registry import Cost, experiment
 from mlux.results import Artifact, Fitted, Generation, Metric, Result, Values
-
-TRAIN, VALIDATION, TEST = 0, 1, 2
 
 METRICS = (
     Metric(
@@ -129,18 +117,6 @@ class RefusalDirectionConfig:
             raise ValueError(f"harmful and harmless are both {self.harmful!r}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Learned:
-    """What the trials need."""
-
-    splits: Mapping[Prompt, int]
-    validated: Mapping[Prompt, int]
-    candidates: Sequence[Candidate]
-    chosen: Candidate
-    tokens: Sequence[int]
-    seed: int
-
-
 def _conditions(
     config: RefusalDirectionConfig, model: Mapping[str, Any]
 ) -> Sequence[Mapping[str, str]]:
@@ -176,79 +152,29 @@ def _fit(
     encoded: Sequence[EncodedPrompt],
     seed: int,
 ) -> Fitted:
-    splits = _split(config, encoded, seed)
-    shortest = min(len(one.ids) for one in encoded)
-    if shortest < config.positions:
-        raise ParameterError(
-            f"refusal_direction: a prompt has {shortest} tokens; positions is {config.positions}."
-        )
-
-    def part(label: str, split: int) -> list[EncodedPrompt]:
-        own = [one for one in encoded if one.prompt.label == label]
-        return [one for one in own if splits[one.prompt] == split]
-
-    labels = (config.harmful, config.harmless)
-    taught = [[one.ids for one in part(label, TRAIN)] for label in labels]
-    chosen_on = [part(label, VALIDATION) for label in labels]
-    harmful, harmless = ([one.ids for one in of_label] for of_label in chosen_on)
-    tokens = _refusal_tokens(model, config, encoded)
-    directions = candidate_directions(
+    learned = learn_refusal(
         model,
-        taught[0],
-        taught[1],
-        layers=range(model.config["n_layers"]),
-        positions=range(-config.positions, 0),
-    )
-    candidates = validate(model, directions, harmful, harmless, tokens)
-    chosen = select(candidates, n_layers=model.config["n_layers"], most_kl=config.most_kl)
-    learned = _Learned(
-        splits=splits,
-        validated={
-            one.prompt: number for of_label in chosen_on for number, one in enumerate(of_label)
-        },
-        candidates=candidates,
-        chosen=chosen,
-        tokens=tokens,
+        encoded,
+        labels=(config.harmful, config.harmless),
+        shares=(config.train, config.validation),
+        positions=config.positions,
+        most_kl=config.most_kl,
+        refusals=config.refusals,
         seed=seed,
     )
     direction = Artifact(
         name="refusal_direction",
         kind="vectors",
-        arrays={"direction": chosen.vector},
+        arrays={"direction": learned.chosen.vector},
         metadata={
-            "layer": str(chosen.layer),
-            "position": str(chosen.position),
+            "layer": str(learned.chosen.layer),
+            "position": str(learned.chosen.position),
             "definition": f"mean({config.harmful}) - mean({config.harmless})",
         },
     )
-    return Fitted(state=learned, artifacts=[direction])
-
-
-def _split(
-    config: RefusalDirectionConfig, encoded: Sequence[EncodedPrompt], seed: int
-) -> dict[Prompt, int]:
-    labels = [one.prompt.label for one in encoded]
-    parts = stratified_split(labels, (config.train, config.validation), seed)
-    for label in (config.harmful, config.harmless):
-        found = {part for part, own in zip(parts, labels, strict=True) if own == label}
-        if found != {TRAIN, VALIDATION, TEST}:
-            raise ParameterError(
-                f"refusal_direction: {labels.count(label)} prompts have the label {label!r}, too "
-                "few to learn from, choose on and test. The prompts' labels: "
-                f"{', '.join(sorted(set(map(str, labels))))}."
-            )
-    return {one.prompt: part for one, part in zip(encoded, parts, strict=True)}
-
-
-def _refusal_tokens(
-    model: HookedModel, config: RefusalDirectionConfig, encoded: Sequence[EncodedPrompt]
-) -> list[int]:
-    """The answers of the harmful prompts where they have some, else the first of each refusal."""
-    answers = {one.answer for one in encoded if one.prompt.label == config.harmful}
-    tokens = answers - {None} or {
-        encode_text(model.tokenizer, text, add_bos=False)[0] for text in config.refusals
-    }
-    return sorted(token for token in tokens if token is not None)
+    control = random_direction(learned.chosen.vector.size, seed)
+    control = norm_of(learned.chosen.vector) * control
+    return Fitted(state=(learned, control), artifacts=[direction])
 
 
 @experiment(
@@ -270,7 +196,7 @@ def refusal_direction(
     the rest: ablated wherever something is written into the residual stream, or added after its
     block. A random direction of equal length is the control.
     """
-    learned: _Learned = batch.fitted
+    learned: RefusalDirection = batch.fitted[0]
     for trial in batch:
         yield trial, Values(metric="split", values=learned.splits[trial.encoded.prompt])
     if batch.condition == {"intervention": "none"}:
@@ -278,20 +204,19 @@ def refusal_direction(
             yield from ((trial, values) for values in _selection(config, learned, trial))
     tested = [trial for trial in batch if learned.splits[trial.encoded.prompt] == TEST]
     if tested:
-        yield from _test(model, config, batch.condition, learned, tested)
+        yield from _test(model, config, batch, tested)
 
 
 def _test(
     model: HookedModel,
     config: RefusalDirectionConfig,
-    condition: Mapping[str, str],
-    learned: _Learned,
+    batch: PromptBatch,
     trials: Sequence[Trial],
 ) -> Iterator[tuple[Trial, Result]]:
     rows = [trial.encoded.ids for trial in trials]
-    vector = learned.chosen.vector
-    if "control" in condition:
-        vector = norm_of(vector) * random_direction(vector.size, learned.seed)
+    condition = batch.condition
+    learned: RefusalDirection = batch.fitted[0]
+    vector = batch.fitted[1] if "control" in condition else learned.chosen.vector
     hooks: list[tuple[str, Hook]] = []
     if condition["intervention"] == "ablation":
         hooks = ablate_direction(model, vector)
@@ -319,7 +244,7 @@ def _test(
 
 
 def _cosines(
-    model: HookedModel, learned: _Learned, trials: Sequence[Trial]
+    model: HookedModel, learned: RefusalDirection, trials: Sequence[Trial]
 ) -> Iterator[tuple[Trial, Result]]:
     layers = range(model.config["n_layers"])
     rows = [trial.encoded.ids for trial in trials]
@@ -329,7 +254,9 @@ def _cosines(
         yield trial, Values(metric="direction_cosine", values=list(cosines), axes=("layer",))
 
 
-def _selection(config: RefusalDirectionConfig, learned: _Learned, trial: Trial) -> Iterator[Values]:
+def _selection(
+    config: RefusalDirectionConfig, learned: RefusalDirection, trial: Trial
+) -> Iterator[Values]:
     """What every candidate did to this prompt, if they were chosen on it."""
     if trial.encoded.prompt not in learned.validated:
         return

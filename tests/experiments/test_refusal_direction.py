@@ -78,5 +78,5 @@ def test_labels_that_do_not_fit_are_refused_before_anything_runs(db: str) -> Non
         run_experiment("refusal_direction", model="demo", params={"harmful": "harmless"}, db=db)
     with pytest.raises(ParameterError, match="shares above 0 that leave some"):
         run_experiment("refusal_direction", model="demo", params={"train": 0.9}, db=db)
-    with pytest.raises(ParameterError, match="a prompt has 11 tokens; positions is 12"):
+    with pytest.raises(ParameterError, match="A prompt has 11 tokens; positions is 12"):
         run_experiment("refusal_direction", model="demo", params={"positions": 12}, db=db)
