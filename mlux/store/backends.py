@@ -103,6 +103,9 @@ def clear_errors(location: str) -> Iterator[None]:
     """Turns what the disk, the lock or the server did into one line; a bug of ours stays one."""
     try:
         yield
+    except UnicodeDecodeError as error:
+        # What SQLite quotes of a damaged file may be no text.
+        raise StoreError(f"Database {location} is damaged: {error}.") from error
     except (DBAPIError, sqlite3.Error) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
         reason = str(cause).strip().partition("\n")[0]

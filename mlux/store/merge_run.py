@@ -168,8 +168,9 @@ def _settle(
     status = changes.get("status", here["status"])
     if left and status == "done":
         changes["status"] = "crashed"
-    elif not left and status != "done" and not changes:
-        changes = {"status": "done", "error": None, "finished_at": now()}
+    elif not left and status != "done":
+        ended = changes.get("finished_at") or now()
+        changes |= {"status": "done", "error": None, "finished_at": ended}
     if changes:
         sets = ", ".join(f"{name} = :{name}" for name in changes)
         connection.execute(

@@ -151,8 +151,13 @@ def _revision(path: Path, shown: str, options: str) -> str | None:
             )
         finally:
             connection.close()
-    except sqlite3.Error as error:
-        reason = str(error).replace("file is not a database", "it is not a SQLite database")
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        # What SQLite quotes of a damaged file may be no text.
+        reason = (
+            str(error)
+            .partition("\n")[0]
+            .replace("file is not a database", "it is not a SQLite database")
+        )
         raise StoreError(f"Cannot open {shown}: {reason}.") from error
     return known_revision(tables, [name for (name,) in found], shown)
 

@@ -1,0 +1,166 @@
+"""Ten thousand hostile inputs: no traceback, no write, no injection."""
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from fuzzing import everything
+from synthetic import make_spec, write_run
+
+from mlux import prompts
+from mlux.errors import MluxError, StoreError
+from mlux.store import Store, query
+from mlux.store.merge import merge
+from mlux.store.soundness import check
+
+WORDS = (
+    *("SELECT", "INSERT", "INTO", "DELETE", "FROM", "UPDATE", "SET", "runs", "name", "*", "(", ")"),
+    *(",", ";", "=", "1", "'x'", 'x"y', "WHERE", "ATTACH", "'z.db'", "AS", "DROP", "TABLE", "/*"),
+    *("PRAGMA", "query_only", "OFF", "WITH", "UNION", "VALUES", "BEGIN", "COMMIT", "--", "[", "`"),
+    *(
+        "experiments",
+        "INSERT INTO experiments VALUES (1, 'x', 'x', 'x')",
+        "COPY runs TO",
+        "PROGRAM",
+    ),
+    *("load_extension('x')", "pg_read_file('/etc/passwd')", "set_config", "$$", "E'\\'", 'U&"x"'),
+    *("results", "count(*)", "LIMIT", "ORDER BY", "NULL", "-1", "1e999", "%s", "?", ":x", "$1"),
+    *("RETURNING", "TRUNCATE", "DO", "CALL", "LOCK", "VACUUM", "nextval('runs_id_seq')", "\0", "é"),
+)
+SAFE = (
+    "SELECT uid FROM runs",
+    "SELECT * FROM results",
+    "VALUES (1)",
+    "SELECT count(*) FROM trials",
+)
+
+
+def fuzz_sql(store: Store, inputs: int, seed: int) -> None:
+    write_run(store)
+    rng = random.Random(seed)
+    before = everything(store)
+    answered = 0
+    for _ in range(inputs):
+        words = [rng.choice(WORDS) for _ in range(rng.randint(0, 9))]
+        text = " ".join([rng.choice(SAFE), *words] if rng.random() < 0.4 else words)
+        try:
+            query(store, text, seconds=2, max_rows=5)
+        except StoreError as error:
+            assert "\n" not in str(error)  # noqa: PT017 # a message is one line
+        else:
+            answered += 1
+    assert answered > inputs / 100
+    assert everything(store) == before
+
+
+def test_no_sql_can_write_or_crash_it(store: Store) -> None:
+    fuzz_sql(store, 300, seed=0)
+
+
+@pytest.mark.soak
+def test_ten_thousand_statements_can_neither_write_nor_crash_it(store: Store) -> None:
+    fuzz_sql(store, 10_000, seed=1)
+
+
+GOOD = {
+    ".txt": b"the capital of france is\n",
+    ".csv": "text,answer,label\nthe sky is,blue,é\n".encode(),
+    ".jsonl": b'{"text": "the sky is", "answer": "blue", "token_ids": [1, 2]}\n',
+    ".json": b'[{"text": "the sky is", "template": "chat"}, "two"]',
+}
+PIECES = (
+    *(
+        b'"',
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b",",
+        b":",
+        b"\n",
+        b"\r",
+        b"\0",
+        b"\xff",
+        b"\xef\xbb\xbf",
+        b"-",
+    ),
+    *(b"null", b"true", b"1e999", b"NaN", b'"text"', b'"token_ids"', b"\\ud800", b"text", b"''"),
+    *(b'{"text": 3}', b'{"nope": "x"}', b"[" * 3000, b"1" * 5000, b'"answer": ""', b"\xe2\x80\xa8"),
+)
+
+
+def fuzz_prompts(folder: Path, inputs: int, seed: int) -> None:
+    rng = random.Random(seed)
+    read = 0
+    for _ in range(inputs):
+        suffix = rng.choice(list(GOOD))
+        data = bytearray(GOOD[suffix])
+        for _ in range(rng.randint(0, 4)):
+            at = rng.randrange(len(data) + 1)
+            data[at : at + rng.randint(0, 6)] = rng.choice(PIECES)
+        path = folder / f"prompts{suffix}"
+        path.write_bytes(bytes(data))
+        try:
+            found = prompts.load(path)
+        except MluxError:
+            continue
+        read += 1
+        assert found.prompts
+        assert len(found.content_hash) == 64
+    assert read > inputs / 20
+
+
+def test_no_file_of_prompts_can_crash_it(tmp_path: Path) -> None:
+    fuzz_prompts(tmp_path, 500, seed=0)
+
+
+@pytest.mark.soak
+def test_ten_thousand_files_of_prompts_cannot_crash_it(tmp_path: Path) -> None:
+    fuzz_prompts(tmp_path, 10_000, seed=1)
+
+
+def fuzz_merge(folder: Path, empty: Path, inputs: int, seed: int) -> None:
+    """Files with some bytes changed, or cut off, merged into a notebook that has a run already."""
+    rng = random.Random(seed)
+    good, bad, mine = folder / "good.db", folder / "bad.db", folder / "mine.db"
+    shutil.copy(empty, good)
+    shutil.copy(empty, mine)
+    with Store.open(good, write=True) as other:
+        write_run(other, make_spec(n_prompts=2, conditions=[{}, {"site": "a"}]))
+    with Store.open(mine, write=True) as target:
+        uid = write_run(target, make_spec(experiment="mine"))
+    whole = good.read_bytes()
+    refused = 0
+    for _ in range(inputs):
+        data = bytearray(whole)
+        for _ in range(rng.randint(1, 6)):
+            at = rng.randrange(100 if rng.random() < 0.1 else len(data))
+            data[at : at + 1] = bytes([rng.randrange(256)])
+        if rng.random() < 0.1:
+            del data[rng.randrange(len(data)) :]
+        bad.write_bytes(bytes(data))
+        target_file = Path(shutil.copy(mine, folder / "target.db"))
+        with Store.open(target_file, write=True) as target:
+            before = everything(target)
+            try:
+                done = merge(target, bad)
+            except StoreError as error:
+                assert "\n" not in str(error)  # noqa: PT017 # a message is one line
+                refused += 1
+                assert everything(target)["runs"] == before["runs"]
+            else:
+                refused += bool(done.refused)
+                assert len(everything(target)["runs"]) == 1 + len(done.new)
+            assert check(target) == []
+            assert query(target, f"SELECT count(*) FROM results WHERE run = '{uid}'")[1] == [(52,)]
+    assert refused > 0
+
+
+def test_no_damaged_file_can_harm_a_notebook(tmp_path: Path, empty_sqlite: Path) -> None:
+    fuzz_merge(tmp_path, empty_sqlite, 200, seed=0)
+
+
+@pytest.mark.soak
+def test_damaged_files_cannot_harm_a_notebook(tmp_path: Path, empty_sqlite: Path) -> None:
+    fuzz_merge(tmp_path, empty_sqlite, 600, seed=1)
