@@ -25,6 +25,8 @@ class UnknownNameError(MluxError):
     def __init__(self, kind: str, name: str, choices: Iterable[str], hint: str = "") -> None:
         known = sorted(set(choices))
         close = get_close_matches(name, known, n=3, cutoff=0.5)
+        # Beside a name that is all but the same, one that is merely similar only distracts.
+        close = get_close_matches(name, close, n=3, cutoff=0.75) or close
         if close:
             advice = "Did you mean " + " or ".join(repr(match) for match in close) + "?"
         elif known and len(known) <= 12:

@@ -1,5 +1,6 @@
 """From names and options to a run that is ready to start: everything checked, nothing run."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -37,6 +38,7 @@ class Plan:
     Attributes:
         forward_passes: Forward passes over one prompt, or their worth.
         bytes: What its results will take in the database.
+        seconds: What all forward passes will take on this machine, from one batch; None if untimed.
         n_unknown: Prompts with words that the model's tokenizer does not know.
         n_dropped: Prompts that were left out, since the experiment cannot use them.
         n_long_answers: Prompts with an answer of several tokens, whose first is scored.
@@ -51,6 +53,7 @@ class Plan:
     n_batches: int
     forward_passes: int
     bytes: int
+    seconds: float | None
     n_unknown: int
     n_dropped: int
     n_long_answers: int
@@ -107,8 +110,8 @@ class Prepared:
             memory=self.memory,
         )
 
-    def plan(self) -> Plan:
-        """What it would do, in numbers."""
+    def plan(self, *, timed: bool = False) -> Plan:
+        """What it would do, in numbers; with `timed`, one batch runs to say how long it takes."""
         costs = [
             self.experiment.cost(
                 self.config,
@@ -118,6 +121,7 @@ class Prepared:
             )
             for trial in self.trials
         ]
+        passes = self._fit_cost() + sum(cost.forward_passes for cost in costs)
         return Plan(
             experiment=self.experiment.name,
             model=self.model.identity.name,
@@ -126,12 +130,25 @@ class Prepared:
             n_conditions=len(self.trials) // len(self.prompts.prompts),
             n_trials=len(self.trials),
             n_batches=len(self.batches),
-            forward_passes=round(self._fit_cost() + sum(cost.forward_passes for cost in costs)),
+            forward_passes=round(passes),
             bytes=BYTES_PER_VALUE * sum(cost.values for cost in costs),
+            seconds=passes * self._seconds_a_pass() if timed else None,
             n_unknown=sum(self._has_unknown(encoded) for encoded in self.encoded),
             n_dropped=len(self.dropped),
             n_long_answers=self.n_long_answers,
         )
+
+    def _seconds_a_pass(self) -> float:
+        """What one prompt of middle length takes, in a batch of the largest size."""
+        from mlux.engine.batching import pad
+
+        ids = sorted((encoded.ids for encoded in self.encoded), key=len)[len(self.encoded) // 2]
+        n_rows = max(map(len, self.batches))
+        tokens = pad([ids] * n_rows).tokens
+        self.model.forward(tokens)  # the first pass also loads what is lazy
+        begun = time.perf_counter()
+        self.model.forward(tokens)
+        return (time.perf_counter() - begun) / n_rows
 
     def _fit_cost(self) -> float:
         if self.experiment.fit is None:
@@ -166,6 +183,7 @@ class Prepared:
             params=asdict(self.config),
             seed=self.seed,
             batch_size=self.batch_size,
+            memory_bytes=self.memory,
             tags=tags,
             note=self._noted(note),
             environment=environment(device_name()),

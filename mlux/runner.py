@@ -1,44 +1,25 @@
-"""Runs experiments: a plan of trials through the model into the notebook.
+"""Runs experiments: planned and checked, then batch by batch into the notebook.
 
-A batch of trials is computed, then committed with its `done` marks in one transaction, so a run can
-die at any instant and resumes with what is missing. Batches depend on the plan alone: a resumed run
-computes the same numbers as one that was never interrupted.
+What works on a run is in `mlux.execution`; here are the ways to begin: a new run, the rest of one
+that stopped, the same one again.
 """
 
-import signal
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
-from threading import current_thread, main_thread
-from types import FrameType
 from typing import TYPE_CHECKING, Any
-
-from tqdm import tqdm
 
 from mlux import display, registry
 from mlux import params as parameters
-from mlux.errors import ExperimentError, MluxError, RunError
-from mlux.plan import (
-    Plan,
-    Prepared,
-    assemble,
-    device_name,
-    load_model,
-    prepare,
-    require_checked,
-)
+from mlux.errors import RunError
+from mlux.execution import execute
+from mlux.plan import Plan, Prepared, assemble, load_model, prepare, require_checked
 from mlux.prompts import PromptSet
-from mlux.provenance import environment
-from mlux.registry import Experiment
-from mlux.results import AXES, Artifact, RanTokens, Result, Values
-from mlux.store import Store, default_location
+from mlux.store import Store, StoredRun, default_location, find_identical
+from mlux.store.liveness import record_event
 from mlux.store.prompt_sets import find_prompt_set
 from mlux.store.reader import load_run, resolve_run
-from mlux.store.records import FinishedTrial, StoredRun
-from mlux.store.writer import RunWriter, create_run
+from mlux.store.writer import create_run
 
 if TYPE_CHECKING:
     from mlux.engine import HookedModel
@@ -51,6 +32,8 @@ class Run:
 
     Attributes:
         uid: Its name in the notebook.
+        is_new: Whether it was run now; False if `skip_existing` found it.
+        identical: Finished runs that had computed the same before, the newest first.
         status: `done`, or `failed` if a trial failed.
         seconds: Time spent computing, this time.
     """
@@ -62,6 +45,8 @@ class Run:
     n_trials: int
     n_failed: int
     seconds: float
+    is_new: bool = True
+    identical: tuple[str, ...] = ()
 
     def _repr_html_(self) -> str:
         """A table for notebooks, with what to type next."""
@@ -90,6 +75,8 @@ def run_experiment(
     adapter: str | Path | None = None,
     bad_prompts: "BadPrompts" = "fail",
     db: str | Path | None = None,
+    max_failures: int | None = None,
+    skip_existing: bool = False,
     progress: bool = False,
 ) -> Run:
     """Runs an experiment on a model and stores every number.
@@ -110,6 +97,9 @@ def run_experiment(
             would score the first of several tokens: `fail` runs nothing, `drop` leaves them out,
             `keep` scores first tokens.
         db: The database; by default `$MLUX_DB`, or `mlux.db` in this folder.
+        max_failures: Stop when more trials than this have failed; by default a trial that fails
+            is marked and the run goes on.
+        skip_existing: If the identical run is there and done, return it and run nothing.
         progress: Whether to show a progress bar on stderr.
 
     Example:
@@ -136,8 +126,14 @@ def run_experiment(
     )
     with Store.open(db or default_location(), write=True) as store:
         require_checked(prepared, store)
-        uid = create_run(store, prepared.spec(tags=tags or {}, note=note))
-        return _execute(store, uid, prepared, range(len(prepared.trials)), progress)
+        spec = prepared.spec(tags=tags or {}, note=note)
+        known = tuple(find_identical(store, spec))
+        if skip_existing and known:
+            return _ended(load_run(store, known[0]), prepared)
+        uid = create_run(store, spec)
+        every = range(len(prepared.trials))
+        run = _work(store, uid, prepared, every, max_failures, progress)
+        return replace(run, identical=known)
 
 
 def plan_experiment(
@@ -152,8 +148,11 @@ def plan_experiment(
     adapter: str | Path | None = None,
     bad_prompts: "BadPrompts" = "fail",
     db: str | Path | None = None,
+    timed: bool = False,
 ) -> Plan:
     """What `run_experiment` would do with the same arguments; nothing is run or stored.
+
+    With `timed`, one batch runs through the model, to say how long all would take.
 
     Raises:
         MluxError: As `run_experiment`.
@@ -168,7 +167,7 @@ def plan_experiment(
         memory=memory,
         adapter=adapter,
         bad_prompts=bad_prompts,
-    ).plan()
+    ).plan(timed=timed)
 
 
 def _found(prompts: str | Path | PromptSet | None, db: str | Path | None) -> PromptSet | None:
@@ -178,41 +177,87 @@ def _found(prompts: str | Path | PromptSet | None, db: str | Path | None) -> Pro
     return find_prompt_set(str(prompts), str(db or default_location()))
 
 
-def resume(reference: str, *, db: str | Path | None = None, progress: bool = False) -> Run:
+def resume(
+    reference: str,
+    *,
+    db: str | Path | None = None,
+    max_failures: int | None = None,
+    progress: bool = False,
+) -> Run:
     """Runs what is missing of a stored run: trials that are pending or failed.
+
+    If another process works on it, this one joins and takes trials that nobody has taken.
 
     Args:
         reference: The run's uid, a unique prefix of it, `latest` or `latest:EXPERIMENT`.
         db: The database.
+        max_failures: Stop when more trials than this have failed.
         progress: Whether to show a progress bar on stderr.
 
     Raises:
-        RunError: If nothing is missing, another process is at work on it, or the model is no
-            longer the one that it began with.
+        RunError: If nothing is missing, or the model or the code is no longer what it began with.
     """
     location = db or default_location()
     with Store.open(location) as store:
         stored = load_run(store, resolve_run(store, reference))
     if stored.status == "done":
         raise RunError(f"Run {stored.uid} is done; nothing is left to do.")
-    prepared = _prepare_again(stored)
-    with Store.open(location, write=True) as store:
-        return _execute(store, stored.uid, prepared, stored.pending, progress)
-
-
-def _prepare_again(stored: StoredRun) -> Prepared:
-    experiment = registry.get(stored.experiment)
-    if experiment.code_hash != stored.code_hash:
+    prepared = prepare_again(stored)
+    if prepared.experiment.code_hash != stored.code_hash:
         raise RunError(
             f"The code of {stored.experiment} has changed since run {stored.uid} began; "
             "its missing trials would not be comparable. Start a new run."
         )
-    model = load_model(stored.model.source, stored.model.adapter_source)
-    if model.identity.content_hash != stored.model.content_hash:
+    if prepared.model.identity.content_hash != stored.model.content_hash:
         raise RunError(
             f"The model at {stored.model.source!r} is no longer the one that run {stored.uid} "
             "began with. Start a new run."
         )
+    with Store.open(location, write=True) as store:
+        return _work(store, stored.uid, prepared, stored.pending, max_failures, progress)
+
+
+def rerun(
+    reference: str,
+    *,
+    db: str | Path | None = None,
+    max_failures: int | None = None,
+    progress: bool = False,
+) -> Run:
+    """Starts a new run from a stored one: the same experiment, prompts, options and seed.
+
+    Code and model are those of today; `mlux runs show --diff` says what has changed, and
+    `mlux runs verify` whether the numbers have.
+
+    Args:
+        reference: The run, as in `resume`.
+        db: The database.
+        max_failures: Stop when more trials than this have failed.
+        progress: Whether to show a progress bar on stderr.
+
+    Raises:
+        MluxError: If the experiment or the model is no longer there.
+    """
+    location = db or default_location()
+    with Store.open(location) as store:
+        stored = load_run(store, resolve_run(store, reference))
+    prepared = prepare_again(stored)
+    with Store.open(location, write=True) as store:
+        require_checked(prepared, store)
+        uid = create_run(store, prepared.spec(tags=stored.tags, note=stored.note))
+        with store.writing() as connection:
+            record_event(connection, uid, "rerun", f"of {stored.uid}")
+        return _work(store, uid, prepared, range(len(prepared.trials)), max_failures, progress)
+
+
+def prepare_again(stored: StoredRun) -> Prepared:
+    """A stored run's plan, with the code and the model of today.
+
+    Raises:
+        MluxError: If the experiment or the model is no longer there, or its options have changed.
+    """
+    experiment = registry.get(stored.experiment)
+    model = load_model(stored.model.source, stored.model.adapter_source)
     config = parameters.build(experiment.config, stored.params, experiment=experiment.name)
     return assemble(
         experiment,
@@ -221,188 +266,41 @@ def _prepare_again(stored: StoredRun) -> Prepared:
         stored.prompts,
         seed=stored.seed,
         batch_size=stored.batch_size,
-        memory=None,
         bad_prompts="keep",  # what was not to be there was left out when the run began
+        memory=stored.memory_bytes,
     )
 
 
-def _execute(
-    store: Store, uid: str, prepared: Prepared, pending: Sequence[int], progress: bool
+def _work(
+    store: Store,
+    uid: str,
+    prepared: Prepared,
+    pending: Sequence[int],
+    max_failures: int | None,
+    progress: bool,
 ) -> Run:
-    from mlux.engine import memory
-
-    model = prepared.model
-    writer = RunWriter(store, uid, lambda token: str(model.tokenizer.decode([token])))
-    writer.start(environment(device_name()))
-    memory.reset_peak()
-    begun, fires = time.perf_counter(), model.hook_fires
-    failed: list[FinishedTrial] = []
-    missing = len(pending)
-
-    def finish(status: Any, error: str | None = None) -> None:
-        writer.finish(
-            status,
-            error=error,
-            peak_memory_bytes=memory.peak(),
-            hook_fires=model.hook_fires - fires,
-            seconds=time.perf_counter() - begun,
-        )
-
-    try:
-        with _stop_after_batch() as stopping:
-            memory.seed(prepared.seed)
-            fitted = prepared.fit()
-            writer.put_artifacts(list(map(_on_host, fitted.artifacts)))
-            batches = _finished_batches(prepared, fitted.state, set(pending), uid, progress)
-            for finished in batches:
-                writer.write(finished)
-                failed += [trial for trial in finished if trial.error is not None]
-                missing -= len(finished)
-                if stopping and missing:  # after the last batch there is nothing to stop
-                    raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        finish("crashed", "stopped by Ctrl-C")
-        raise KeyboardInterrupt(
-            f"Run {uid} is stopped. Go on with: mlux runs resume {uid}"
-        ) from None
-    except BaseException as error:
-        finish("failed", f"{type(error).__name__}: {error}")
-        raise
-    finish("failed" if failed else "done", failed[0].error if failed else None)
+    ended = execute(
+        store, uid, prepared, pending=pending, max_failures=max_failures, progress=progress
+    )
     return Run(
         uid=uid,
         experiment=prepared.experiment.name,
-        model=model.identity.name,
-        status="failed" if failed else "done",
+        model=prepared.model.identity.name,
+        status=ended.status,
         n_trials=len(prepared.trials),
-        n_failed=len(failed),
-        seconds=time.perf_counter() - begun,
+        n_failed=len(ended.failed),
+        seconds=ended.seconds,
     )
 
 
-@contextmanager
-def _stop_after_batch() -> Iterator[list[int]]:
-    """Ctrl-C once fills the list, for the loop to stop after its batch; twice stops at once."""
-    stopping: list[int] = []
-    if current_thread() is not main_thread():  # only the main thread may handle signals
-        yield stopping
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stopping:
-            raise KeyboardInterrupt
-        stopping.append(number)
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield stopping
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _finished_batches(
-    prepared: Prepared, fitted: Any, pending: set[int], uid: str, progress: bool
-) -> Iterator[list[FinishedTrial]]:
-    """The missing trials, batch by batch, computed as they would have been in one go."""
-    title = f"{prepared.experiment.name} on {prepared.model.identity.name}"
-    total = len(prepared.trials)
-    with tqdm(
-        total=total,
-        initial=total - len(pending),
-        desc=f"{title} [{uid}]",
-        unit="trial",
-        disable=not progress,
-        dynamic_ncols=True,
-    ) as bar:
-        for number, batch in enumerate(prepared.batches):
-            missing = [trial for trial in batch if trial in pending]
-            if missing:
-                results = _run_batch(prepared, fitted, number, batch)
-                yield [results[trial] for trial in missing]
-                bar.update(len(missing))
-
-
-def _run_batch(
-    prepared: Prepared, fitted: Any, number: int, batch: Sequence[int]
-) -> dict[int, FinishedTrial]:
-    """Computes a batch; if it fails, each of its trials alone, so that only the culprit fails."""
-    try:
-        return _compute(prepared, fitted, number, batch)
-    except ExperimentError:
-        raise  # a fault of the code is the same in every trial
-    except MluxError as error:
-        if len(batch) == 1:
-            return {batch[0]: FinishedTrial(trial=batch[0], results=[], error=str(error))}
-    alone: dict[int, FinishedTrial] = {}
-    for trial in batch:
-        alone |= _run_batch(prepared, fitted, number, [trial])
-    return alone
-
-
-def _compute(
-    prepared: Prepared, fitted: Any, number: int, batch: Sequence[int]
-) -> dict[int, FinishedTrial]:
-    from mlux.engine import memory
-
-    memory.seed(prepared.batch_seed(number))
-    prompts = prepared.prompt_batch(number, batch, fitted)
-    results: dict[int, list[Result]] = {trial: [] for trial in batch}
-    ran: dict[int, dict[str, Sequence[int]]] = {trial: {} for trial in batch}
-    yielded = prepared.experiment.run(prepared.model, prepared.config, prompts)
-    for item in _iterated(yielded, prepared.experiment.name):
-        trial, result = _pair(item, prompts.trials, prepared.experiment.name)
-        if isinstance(result, RanTokens):
-            ran[trial.number][result.role] = result.token_ids
-            continue
-        _refuse_undeclared(result, prepared.experiment)
-        _refuse_nan(result)
-        results[trial.number].append(_on_host(result) if isinstance(result, Artifact) else result)
-    finished = {}
-    for trial in prompts:
-        tokens = ran[trial.number] | {"clean": trial.encoded.ids}
-        if trial.encoded.corrupted is not None:
-            tokens["corrupted"] = trial.encoded.corrupted
-        finished[trial.number] = FinishedTrial(
-            trial=trial.number, results=results[trial.number], tokens=tokens
-        )
-    return finished
-
-
-def _iterated(yielded: Any, name: str) -> Iterator[Any]:
-    if not isinstance(yielded, Iterable):
-        raise RunError(f"{name} returned {type(yielded).__name__}; it must yield (trial, result).")
-    return iter(yielded)
-
-
-def _pair(item: Any, trials: Sequence[Any], name: str) -> tuple[Any, Result]:
-    match item:
-        case (trial, result) if trial in trials and isinstance(result, Result):
-            return trial, result
-    raise RunError(f"{name} yielded {type(item).__name__}; expected (trial of the batch, result).")
-
-
-def _on_host(artifact: Artifact) -> Artifact:
-    """The artifact with NumPy arrays, which the store can write."""
-    from mlux.engine.arrays import on_host
-
-    arrays = {name: on_host(array) for name, array in artifact.arrays.items()}
-    return replace(artifact, arrays=arrays)
-
-
-def _refuse_undeclared(result: Result, experiment: Experiment) -> None:
-    declared = [metric.name for metric in experiment.metrics]
-    if isinstance(result, Values) and result.metric not in declared:
-        close = get_close_matches(result.metric, declared, n=1)
-        meant = f"Did you mean {close[0]!r}? Else add" if close else "Add"
-        raise ExperimentError(
-            f"{experiment.place}: {experiment.name} yields the metric {result.metric!r}, which it "
-            f"does not declare. {meant} it to the metrics of @experiment."
-        )
-
-
-def _refuse_nan(result: Result) -> None:
-    if isinstance(result, Values) and (row := result.first_nan()) is not None:
-        places = dict(zip(AXES, row[:3], strict=True))
-        where = [f"{name} {place}" for name, place in places.items() if place >= 0]
-        at = f" at {', '.join(where)}" if where else ""
-        raise RunError(f"{result.metric} is not a number{at}.")
+def _ended(stored: StoredRun, prepared: Prepared) -> Run:
+    return Run(
+        uid=stored.uid,
+        experiment=stored.experiment,
+        model=prepared.model.identity.name,
+        status=stored.status,
+        n_trials=len(stored.trials),
+        n_failed=stored.counts["failed"],
+        seconds=stored.seconds or 0.0,
+        is_new=False,
+    )

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from mlux.prompts import PromptSet
     from mlux.runner import Run
 
-PLAN_COLUMNS = ("experiment", "model", "prompt_set", "n_trials", "forward_passes", "bytes")
+PLAN_COLUMNS = (
+    "experiment",
+    "model",
+    "prompt_set",
+    "n_trials",
+    "forward_passes",
+    "seconds",
+    "bytes",
+)
 
 
 @click.command(
@@ -93,6 +101,15 @@ PLAN_COLUMNS = ("experiment", "model", "prompt_set", "n_trials", "forward_passes
     help="Prompts that cannot be used, or whose answer is not one token: run nothing, leave them "
     "out, or score first tokens.",
 )
+@click.option(
+    "--max-failures",
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="Stop a run when more trials have failed; default: mark them and go on.",
+)
+@click.option(
+    "--skip-existing", is_flag=True, help="Use the identical run if it is there, and run nothing."
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and run nothing.")
 @format_option
 @pass_settings
@@ -103,6 +120,8 @@ def command(
     models: tuple[str, ...],
     tags: dict[str, str],
     text: str | None,
+    max_failures: int | None,
+    skip_existing: bool,
     dry_run: bool,
     columns: dict[str, str] | None,
     output: str,
@@ -123,7 +142,7 @@ def command(
     if columns is not None:
         options["prompts"] = _by_columns(options["prompts"], columns)
     jobs = [{"name": name, "model": model, **options} for model, name in product(models, names)]
-    plans = [runner.plan_experiment(**job, db=settings.location) for job in jobs]
+    plans = [runner.plan_experiment(**job, db=settings.location, timed=dry_run) for job in jobs]
     if dry_run:
         show_records([asdict(plan) for plan in plans], output, PLAN_COLUMNS)
         return
@@ -132,12 +151,19 @@ def command(
     for plan in plans:
         for line in _notes(plan):
             note(f"Note: {line}")
-    filed: dict[str, Any] = {"tags": tags, "note": text, "db": settings.location}
+    filed: dict[str, Any] = {
+        "tags": tags,
+        "note": text,
+        "db": settings.location,
+        "max_failures": max_failures,
+        "skip_existing": skip_existing,
+    }
     runs: list[Run] = []
     try:
         for number, job in enumerate(jobs, start=1):
             note(f"Run {number} of {len(jobs)}: {job['name']} on {job['model']}")
             runs.append(runner.run_experiment(**job, **filed, progress=sys.stderr.isatty()))
+            note_identical(runs[-1])
             if output == "table":
                 echo_run(runs[-1])
     finally:
@@ -169,6 +195,17 @@ def _notes(plan: "Plan") -> Iterator[str]:
         yield (
             f"{plan.n_unknown} of {plan.n_prompts} prompts have words that {plan.model} does not "
             "know."
+        )
+
+
+def note_identical(run: "Run") -> None:
+    """Says if the same was computed before."""
+    if not run.is_new:
+        note(f"Note: {run.uid} is the identical run, done before; nothing was run.")
+    elif run.identical:
+        note(
+            f"Note: run {run.identical[0]} had computed the same already; "
+            "--skip-existing would have used it."
         )
 
 

@@ -22,6 +22,7 @@ from mlux.cli.output import (
 )
 from mlux.cli.settings import Settings, pass_settings
 from mlux.cli.watch import watch
+from mlux.errors import RunError
 
 if TYPE_CHECKING:
     from mlux.store import StoredRun
@@ -104,18 +105,36 @@ def _short_time(stored: str) -> str:
 
 
 @command.command(
-    epilog=examples("mlux runs show latest", "mlux runs show latest:logit_lens --json")
+    epilog=examples(
+        "mlux runs show latest",
+        "mlux runs show latest:logit_lens --json",
+        "mlux runs show --diff latest~1 latest",
+    )
 )
-@click.argument("run")
+@click.argument("runs", metavar="RUN", nargs=-1, required=True)
+@click.option("--diff", is_flag=True, help="Show what differs between two runs.")
 @json_option
 @pass_settings
-def show(settings: Settings, run: str, as_json: bool) -> None:
-    """Show all that is known of one run."""
-    from mlux import store
+def show(settings: Settings, runs: tuple[str, ...], diff: bool, as_json: bool) -> None:
+    """Show all that is known of one run, or with --diff what two do not share.
 
+    The difference is in options, prompts, model, tokenizer, code and environment.
+    """
+    from mlux import store
+    from mlux.store.differences import differences
+
+    if len(runs) != (2 if diff else 1):
+        raise click.UsageError("Give two runs with --diff." if diff else "Give one run.")
     database = settings.read()
-    stored = store.load_run(database, store.resolve_run(database, run))
-    parts = _parts(stored) | {"artifacts": store.artifact_summary(database, stored.uid)}
+    loaded = [store.load_run(database, store.resolve_run(database, run)) for run in runs]
+    if diff:
+        found = [asdict(difference) for difference in differences(*loaded)]
+        show_records(found, "json" if as_json else "table", ("part", "name", "a", "b"))
+        if not found:
+            note("They do not differ in anything that a number may depend on.")
+        return
+    artifacts = store.artifact_summary(database, loaded[0].uid)
+    parts = _parts(loaded[0]) | {"artifacts": artifacts}
     if as_json:
         show_json(parts)
         return
@@ -149,20 +168,85 @@ def _parts(run: "StoredRun") -> dict[str, Any]:
     }
 
 
+_max_failures = click.option(
+    "--max-failures", metavar="N", type=click.IntRange(min=0), help="Stop when more trials fail."
+)
+
+
 @command.command(epilog=examples("mlux runs resume latest"))
 @click.argument("run")
+@_max_failures
 @pass_settings
-def resume(settings: Settings, run: str) -> None:
-    """Run the trials that a stopped run still lacks.
+def resume(settings: Settings, run: str, max_failures: int | None) -> None:
+    """Run the trials that a run still lacks.
 
-    What is there stays; a run that has everything is left as it is.
+    What is there stays. If a process is at work on the run, this one joins it and
+    takes trials of its own; start it as often as the machine bears.
     """
     from mlux import runner
     from mlux.cli.run import echo_run, fail_unless_done
 
-    finished = runner.resume(run, db=settings.location, progress=sys.stderr.isatty())
+    finished = runner.resume(
+        run, db=settings.location, max_failures=max_failures, progress=sys.stderr.isatty()
+    )
     echo_run(finished)
     fail_unless_done([finished])
+
+
+@command.command(epilog=examples("mlux runs rerun latest"))
+@click.argument("run")
+@_max_failures
+@pass_settings
+def rerun(settings: Settings, run: str, max_failures: int | None) -> None:
+    """Run a stored run again, as a new run.
+
+    Prompts, options and seed are those of the stored run; code and model are those
+    of today. See what changed with: mlux runs show --diff
+    """
+    from mlux import runner
+    from mlux.cli.run import echo_run, fail_unless_done
+
+    finished = runner.rerun(
+        run, db=settings.location, max_failures=max_failures, progress=sys.stderr.isatty()
+    )
+    echo_run(finished)
+    fail_unless_done([finished])
+
+
+@command.command(epilog=examples("mlux runs verify latest", "mlux runs verify latest --json"))
+@click.argument("run")
+@click.option(
+    "--numbers-only", is_flag=True, help="Pass if the numbers agree, whatever else has changed."
+)
+@json_option
+@pass_settings
+def verify(settings: Settings, run: str, numbers_only: bool, as_json: bool) -> None:
+    """Compute a run again and compare every value; nothing is stored.
+
+    Fails if a value differs by more than the dtype, the device and the
+    quantisation explain, or if anything has changed that a number may depend on:
+    code, weights, tokenizer, chat template, prompts, versions.
+    """
+    from mlux.verify import verify as verify_run
+
+    found = verify_run(run, db=settings.location, progress=sys.stderr.isatty())
+    if as_json:
+        show_json(asdict(found))
+    else:
+        for difference in found.changed:
+            click.echo(f"changed: {difference}")
+        click.echo(
+            f"{found.n_values - found.n_different:,} of {found.n_values:,} values of "
+            f"{found.n_trials} trials agree within {found.tolerance:g} "
+            f"(largest difference {found.largest:.2g})"
+        )
+    if found.first is not None:
+        raise RunError(f"Run {found.uid} is not reproduced; first {found.first}.")
+    if found.changed and not numbers_only:
+        raise RunError(
+            f"Run {found.uid} has the same numbers, but not the same {found.changed[0].part} "
+            f"({found.changed[0].name}). --numbers-only passes that."
+        )
 
 
 @command.command(

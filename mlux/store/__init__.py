@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mlux.store.catalogue import show_model as show_model
     from mlux.store.checks import failed_checks as failed_checks
     from mlux.store.checks import store_checks as store_checks
+    from mlux.store.identical import find_identical as find_identical
     from mlux.store.prompt_sets import file_prompt_set as file_prompt_set
     from mlux.store.prompt_sets import find_prompt_set as find_prompt_set
     from mlux.store.prompt_sets import list_prompt_sets as list_prompt_sets
@@ -43,6 +44,7 @@ _HOMES = {
     "default_location": "session",
     "failed_checks": "checks",
     "file_prompt_set": "prompt_sets",
+    "find_identical": "identical",
     "find_prompt_set": "prompt_sets",
     "list_prompt_sets": "prompt_sets",
     "info": "catalogue",

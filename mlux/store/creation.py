@@ -103,14 +103,20 @@ def environment_columns(environment: Environment) -> dict[str, Any]:
 
 def put_params(connection: sa.Connection, run: int, spec: RunSpec) -> None:
     """Files the experiment's options and the tags."""
-    params = []
-    for name, value in spec.params.items():
-        plain = value if isinstance(value, str | int | float | bool | None) else list(value)
-        is_number = isinstance(plain, int | float) and not isinstance(plain, bool)
-        params.append((run, name, json.dumps(plain), float(plain) if is_number else None))  # type: ignore[arg-type] # checked to be a number
+    params = [(run, *row) for row in param_rows(spec)]
     insert(connection, "run_params", "run_id, name, value, number", params)
     tags = [(run, name, value) for name, value in spec.tags.items()]
     insert(connection, "run_tags", "run_id, name, value", tags)
+
+
+def param_rows(spec: RunSpec) -> list[tuple[str, str, float | None]]:
+    """Each option's name, its value as JSON, and the value where it is a number."""
+    rows = []
+    for name, value in spec.params.items():
+        plain = value if isinstance(value, str | int | float | bool | None) else list(value)
+        is_number = isinstance(plain, int | float) and not isinstance(plain, bool)
+        rows.append((name, json.dumps(plain), float(plain) if is_number else None))  # type: ignore[arg-type] # checked to be a number
+    return rows
 
 
 def put_versions(connection: sa.Connection, run: int, environment: Environment) -> None:
