@@ -11,7 +11,7 @@ from mlux.cli.root import COMMANDS, cli
 README = Path(__file__).parents[1] / "README.md"
 # These do something instead of reading; what they print is not a result.
 ACTIONS = {
-    *("demo", "runs resume", "runs tag", "runs note", "db upgrade", "plot", "report"),
+    *("demo", "runs resume", "runs rerun", "runs tag", "runs note", "db upgrade", "plot", "report"),
     *("merge", "export"),
     *("runs delete", "runs restore", "db downgrade", "db backup", "db gc"),
     *("claim add", "claim edit", "claim delete"),
