@@ -16,7 +16,7 @@ finally:
 """
 HEAVY = {
     "mlx", "mlx_lm", "transformers", "numpy", "pandas", "scipy",
-    "sqlalchemy", "alembic", "rich", "tqdm",
+    "sqlalchemy", "alembic", "rich", "tqdm", "altair", "vl_convert",
 }  # fmt: skip
 
 
@@ -36,6 +36,10 @@ def _imported(*arguments: str, cwd: Path) -> set[str]:
         ("run", "--help"),
         ("runs", "list", "--help"),
         ("compare", "--help"),
+        ("plot", "--help"),
+        ("report", "--help"),
+        ("claim", "list", "--help"),
+        ("runs", "watch", "--help"),
         ("prompts", "list"),
     ],
     ids=" ".join,
@@ -65,7 +69,9 @@ def test_light_modules_stay_light(module: str) -> None:
     assert not set(finished.stdout.split()) & (HEAVY | {"click"})
 
 
-@pytest.mark.parametrize("module", ["mlux.compare", "mlux.store"])
+@pytest.mark.parametrize(
+    "module", ["mlux.compare", "mlux.store", "mlux.charts.choice", "mlux.report"]
+)
 def test_what_reads_results_does_not_import_mlx(module: str) -> None:
     script = f"import {module}, sys; print(*sys.modules)"
     finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
