@@ -93,8 +93,9 @@ def dose_response(
 
     Args:
         frame: Rows of one metric with `value`, and the strength: a column of that name, or part of
-            `condition`, as in `alpha=0.5,site=resid_post`.
-        dose: The name of the strength; by default the only numeric one that varies.
+            `condition`, as in `alpha=0.5, site=head`; or as `compare.dose_response` returns it.
+        dose: The name of the strength; by default a column `dose`, or the only numeric part of the
+            conditions that varies.
         title: Instead of `METRIC by DOSE`.
         label: Of the vertical axis.
 
@@ -130,6 +131,8 @@ def dose_response(
 def _dose(frame: pd.DataFrame, dose: str | None) -> tuple[str, pd.Series, pd.Series]:
     """The strength's name, its value in each row, and what is left of each row's condition."""
     nothing = pd.Series("", index=frame.index)
+    if dose is None and "dose" in frame.columns:  # as compare.dose_response returns it
+        dose = "dose"
     if dose is not None and dose in frame.columns:
         rest = frame["condition"] if "condition" in frame.columns else nothing
         return dose, pd.to_numeric(frame[dose]), rest

@@ -4,10 +4,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from synthetic import make_finished, make_model, make_spec, write_run
 
-from mlux import charts
+from mlux import charts, compare
 from mlux.charts.suitable import suggestions
 from mlux.errors import ParameterError, RunError, UnknownNameError
 from mlux.results import Metric, Values
@@ -184,3 +185,31 @@ def test_what_all_conditions_share_is_not_in_the_legend(store: Store) -> None:
     spec = make_spec(experiment="mine", metrics=SHIFT, conditions=conditions)
     drawn = scene(charts.chart_for(write_run(store, spec, make=_of_layer), db=store))
     assert drawn.texts("legend-label") == ["site=head", "site=mlp"]
+
+
+def test_summaries_of_compare_are_drawn_as_they_are(example: str) -> None:
+    lenses = ["latest:logit_lens~1", "latest:logit_lens"]
+    profile = compare.profile(lenses, metric="entropy", db=example)
+    rows = charts.layer_profile(profile).to_dict()["data"]["values"]
+    assert sorted(row["low"] for row in rows) == sorted(profile["low"])  # its own interval
+    heads = compare.heatmap("latest:induction_heads", metric="copying_score", db=example)
+    assert len(scene(charts.head_heatmap(heads)).items("rect")) == 24
+    patched = compare.heatmap(
+        "latest:activation_patching",
+        metric="patching_effect",
+        across="position",
+        by="prompt",
+        db=example,
+    )
+    one = patched[patched["prompt"] == patched["prompt"].iloc[0]]
+    assert "<bos>" in scene(charts.patching_heatmap(one)).texts("axis-label")
+
+
+def test_a_summary_by_dose_is_drawn_with_its_own_interval() -> None:
+    frame = pd.DataFrame(
+        {"model": ["m"] * 3, "metric": ["hits"] * 3, "dose": [0.0, 1.0, 2.0], "n": [9] * 3,
+         "estimate": [0.1, 0.4, 0.8], "low": [0.0, 0.3, 0.7], "high": [0.2, 0.5, 0.9]}
+    )  # fmt: skip
+    chart = charts.dose_response(frame)
+    assert [row["high"] for row in chart.to_dict()["data"]["values"]] == [0.2, 0.5, 0.9]
+    assert "n = 9 prompts" in scene(chart).texts("title-subtitle")[0]
