@@ -45,7 +45,7 @@ def test_a_run_is_filed_listed_shown_and_asked(cli: Cli, fresh_db: Path, few_pro
     assert not _json(cli("--db", fresh_db, "runs", "list", "--json", "--tag", "paper=final"))
 
     (shown,) = _json(cli("--db", fresh_db, "runs", "show", uid[:6], "--json"))
-    assert shown["params"] == {"positions": "last", "top_k": 2}
+    assert shown["params"] == {"positions": "last", "streams": ["resid_post"], "top_k": 2}
     assert "first try" in cli("--db", fresh_db, "runs", "show", "latest").stdout
 
     question = "SELECT count(*) AS n FROM predictions"

@@ -64,7 +64,9 @@ def test_a_set_in_the_notebook_is_found_by_its_name(fresh_db: Path) -> None:
     with Store.open(fresh_db, write=True) as store:
         file_prompt_set(store, TWO)
         file_prompt_set(store, TWO)
-        assert list_prompt_sets(store) == [{"name": "two", "prompts": 2, "description": ""}]
+        (listed,) = list_prompt_sets(store)
+        assert (listed["name"], listed["prompts"], listed["description"]) == ("two", 2, "")
+        assert listed["roles"] == "text answer label template"
         other = PromptSet(name="two", prompts=TWO.prompts[:1])
         with pytest.raises(StoreError, match=r"other prompts under the name 'two'.*--name NAME"):
             file_prompt_set(store, other)

@@ -41,7 +41,7 @@ def list_(settings: Settings, output: str) -> None:
     ]
     names = {record["name"] for record in records}
     records += [
-        record | {"from": "database"}
+        {"name": record["name"], "prompts": record["prompts"], "from": "database"} | record
         for record in _in_database(settings)
         if str(record["name"]).rpartition(":")[0] not in names and record["name"] not in names
     ]

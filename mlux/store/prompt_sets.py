@@ -1,12 +1,13 @@
 """Prompt sets in the notebook: those of runs, and those that a person filed under a name."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from mlux.errors import StoreError, UnknownNameError
-from mlux.prompts import PromptSet, load, shipped
+from mlux.prompts import Prompt, PromptSet, load, shipped
 from mlux.store.restore import restore_prompt_set
 from mlux.store.session import Store
 
@@ -48,14 +49,20 @@ def stored_prompt_set(store: Store, name: str) -> PromptSet:
 
 
 def list_prompt_sets(store: Store) -> list[dict[str, Any]]:
-    """Name, number of prompts and description of every set, in the order they were filed."""
+    """Name, number of prompts, description and roles of every set, in the order of filing."""
+    roles = [field.name for field in fields(Prompt)]
+    counts = ", ".join(f"count(p.{role}) AS {role}" for role in roles)
     query = sa.text(
-        "SELECT s.name, count(*) AS prompts, s.description FROM prompt_sets AS s "
-        "JOIN prompt_set_items AS i ON i.prompt_set_id = s.id "
-        "GROUP BY s.id, s.name, s.description ORDER BY s.id"
+        f"SELECT s.name, count(*) AS prompts, s.description, {counts} FROM prompt_sets AS s "
+        "JOIN prompt_set_items AS i ON i.prompt_set_id = s.id JOIN prompts AS p "
+        "ON p.id = i.prompt_id GROUP BY s.id, s.name, s.description ORDER BY s.id"
     )
     with store.reading() as connection:
-        return [dict(row) for row in connection.execute(query).mappings()]
+        return [
+            {key: row[key] for key in ("name", "prompts", "description")}
+            | {"roles": " ".join(role for role in roles if row[role])}
+            for row in connection.execute(query).mappings()
+        ]
 
 
 def find_prompt_set(reference: str, location: str) -> PromptSet:

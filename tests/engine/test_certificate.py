@@ -105,7 +105,10 @@ def test_a_run_stops_before_computing_where_the_model_lacks_what_it_needs() -> N
     with pytest.raises(
         ModelError, match=r"induction_heads needs 'pattern'.*'backbone\.layers\.0'.*no softmax"
     ):
-        assemble(experiment, experiment.config(), build("mamba"), prompts, 0, 1)  # fmt: skip
+        assemble(
+            experiment, experiment.config(), build("mamba"), prompts,
+            seed=0, batch_size=1, memory=None,
+        )  # fmt: skip
 
 
 def test_a_run_stops_where_the_stored_self_test_failed(demo: HookedModel, fresh_db: Path) -> None:
