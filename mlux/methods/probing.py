@@ -102,13 +102,15 @@ def control_labels(types: Sequence[str], labels: Sequence[str], *, seed: int) ->
         seed: Of the draw.
 
     Example:
-        >>> control_labels(["cat", "dog", "cat"], ["a", "b", "a"], seed=0)
-        ['a', 'b', 'a']
+        >>> drawn = control_labels(["cat", "dog", "cat"], ["a", "b", "a"], seed=0)
+        >>> sorted(drawn[:2]), drawn[2] == drawn[0]
+        (['a', 'b'], True)
     """
     generator = np.random.default_rng(seed)
     kinds = sorted(set(types))
     # As many of each label as the proportions say, dealt out in random order.
-    pool = [sorted(labels)[place * len(labels) // len(kinds)] for place in range(len(kinds))]
+    in_order, n = sorted(labels), len(labels)
+    pool = [in_order[(2 * place + 1) * n // (2 * len(kinds))] for place in range(len(kinds))]
     drawn = dict(zip(kinds, generator.permutation(np.array(pool)), strict=True))
     return [str(drawn[kind]) for kind in types]
 
