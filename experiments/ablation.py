@@ -127,7 +127,7 @@ def _heads(
 
 @experiment(
     metrics=METRICS,
-    prompts="induction:16",
+    prompts="induction:8",
     roles=("answer", "wrong_answer"),
     conditions=_conditions,
     cost=_cost,

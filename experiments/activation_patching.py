@@ -148,7 +148,7 @@ def _fit_cost(config: ActivationPatchingConfig, model: Mapping[str, Any], n_prom
 
 @experiment(
     metrics=METRICS,
-    prompts="ioi:12",
+    prompts="ioi:6",
     roles=("corrupted", "answer", "wrong_answer"),
     aligned=True,
     conditions=_conditions,

@@ -93,7 +93,7 @@ def _cost(
 
 @experiment(
     metrics=METRICS,
-    prompts="ioi:8",
+    prompts="ioi:4",
     roles=("corrupted", "answer", "wrong_answer"),
     conditions=_conditions,
     cost=_cost,

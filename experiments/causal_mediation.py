@@ -95,7 +95,7 @@ def _cost(
 
 @experiment(
     metrics=METRICS,
-    prompts="facts:12",
+    prompts="facts:6",
     roles=("corrupted", "answer", "wrong_answer"),
     conditions=_conditions,
     cost=_cost,

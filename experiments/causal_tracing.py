@@ -111,7 +111,7 @@ def _fit(
 
 @experiment(
     metrics=METRICS,
-    prompts="facts:12",
+    prompts="facts:6",
     roles=("subject", "answer"),
     conditions=_conditions,
     cost=_cost,

@@ -37,21 +37,6 @@ DOCUMENTED = (
     "mlux.results", "mlux.registry", "mlux.runner", "mlux.store.artifacts",
     "mlux.prompts.few_shot", "mlux.prompts.tasks", "mlux.prompts.ioi", "mlux.prompts.repetition",
     *(f"mlux.methods.{module.name}" for module in pkgutil.iter_modules(mlux.methods.__path__)),
-    "mlux.methods.steering", "mlux.methods.mediation", "mlux.engine.model", "mlux.engine.running",
-    "mlux.engine.writing", "mlux.engine.batching", "mlux.engine.sites", "mlux.results",
-    "mlux.engine.prefilled", "mlux.registry", "mlux.runner", "mlux.methods.lens",
-    "mlux.methods.patching", "mlux.methods.sweeps", "mlux.methods.induction",
-    "mlux.methods.ablation",
-    "mlux.methods.direct_logit_attribution", "mlux.methods.frozen_norm",
-    "mlux.methods.head_shares", "mlux.methods.reading", "mlux.methods.unembedding",
-    "mlux.methods.two_hop", "mlux.methods.entity_binding", "mlux.methods.prompt_rows",
-    "mlux.engine.spans", "mlux.prompts.few_shot",
-    "mlux.prompts.tasks",
-    "mlux.methods.edits",
-    "mlux.methods.budget",
-    "mlux.methods.path_patching",
-    "mlux.methods.attribution_patching",
-    "mlux.methods.causal_tracing",
 )  # fmt: skip
 METHODS = [importlib.import_module(name) for name in DOCUMENTED if ".methods." in name]
 PUBLIC = [

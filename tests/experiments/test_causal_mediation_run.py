@@ -9,7 +9,7 @@ from mlux.errors import ParameterError
 
 
 def test_one_attention_mediates_everything(fresh_db: Path) -> None:
-    run = run_experiment("causal_mediation", model="demo", prompts="facts:6", db=fresh_db)
+    run = run_experiment("causal_mediation", model="demo", prompts="facts:3", db=fresh_db)
     assert run.status == "done"
     frame = compare.layer_results([run.uid], db=fresh_db)
     frame = frame.astype({"condition": str, "metric": str})
@@ -22,7 +22,7 @@ def test_one_attention_mediates_everything(fresh_db: Path) -> None:
     assert mean["mediation_direct", 4] > 0.95 * total
     itself = frame[frame["condition"].str.contains("control=self")]
     effects = itself[itself["metric"].isin(["mediation_indirect", "mediation_direct"])]
-    assert len(effects) == 6 * 2 * (24 + 6 + 6)
+    assert len(effects) == 3 * 2 * (24 + 6 + 6)
     assert (effects["value"] == 0.0).all()
     groups = frame[frame["condition"].str.contains("group=")]["condition"].unique()
     assert len(groups) == 4

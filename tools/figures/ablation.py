@@ -6,7 +6,7 @@ import altair as alt
 
 from mlux import charts, compare
 
-RUNS: tuple[dict[str, Any], ...] = ({"params": {"sites": "head"}},)
+RUNS: tuple[dict[str, Any], ...] = ({"prompts": "induction:16", "params": {"sites": "head"}},)
 SETS = {
     "site=head_set": "the two induction heads",
     "site=head_set, control=random": "two random heads",

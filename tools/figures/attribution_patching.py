@@ -7,8 +7,8 @@ import altair as alt
 from mlux import compare
 
 RUNS: tuple[dict[str, Any], ...] = (
-    {"params": {"sites": "head", "steps": 1}},
-    {"params": {"sites": "head", "steps": 5}},
+    {"prompts": "ioi:8", "params": {"sites": "head", "steps": 1}},
+    {"prompts": "ioi:8", "params": {"sites": "head", "steps": 5}},
 )
 NAMES = ("one backward pass", "five on the way")
 

@@ -6,7 +6,9 @@ import altair as alt
 
 from mlux import charts, compare
 
-RUNS: tuple[dict[str, Any], ...] = ({"params": {"mediators": ("attn_out", "mlp_out")}},)
+RUNS: tuple[dict[str, Any], ...] = (
+    {"prompts": "facts:12", "params": {"mediators": ("attn_out", "mlp_out")}},
+)
 
 
 def draw(runs: list[Any], db: str) -> Any:
