@@ -61,6 +61,31 @@ def test_plot_says_what_it_cannot_do(
     assert not list((tmp_path / "here").iterdir())
 
 
+WITHOUT_ALTAIR = """
+import importlib.util as util
+import sys
+
+find = util.find_spec
+util.find_spec = lambda name, *rest: None if name == "altair" else find(name, *rest)
+from mlux.cli import main
+
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("command", ["plot", "report"])
+def test_without_the_extra_a_command_says_what_to_install(
+    recorded_db: Path, tmp_path: Path, command: str
+) -> None:
+    typed = ["--db", str(recorded_db), command, "latest", "-o", str(tmp_path / "x.html")]
+    refused = subprocess.run(
+        [sys.executable, "-c", WITHOUT_ALTAIR, *typed], capture_output=True, text=True
+    )
+    assert refused.returncode == 1
+    wanted = "Error: Charts need altair, which is missing: pip install 'mlux[plot]'"
+    assert refused.stderr.splitlines() == [wanted]
+
+
 def test_a_claim_is_filed_listed_shown_edited_and_deleted(cli: Cli, recorded_db: Path) -> None:
     def claim(*arguments: str) -> str:
         done = cli("--db", recorded_db, "claim", *arguments)

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from mlux.charts.texts import generations as generations
     from mlux.charts.waterfall import attribution_waterfall as attribution_waterfall
 
+# Here and not where they are imported, so that every way to a chart meets the same sentence.
+for _package, _module in (("altair", "altair"), ("vl-convert-python", "vl_convert")):
+    if find_spec(_module) is None:
+        raise MluxError(f"Charts need {_package}, which is missing: pip install 'mlux[plot]'")
+
 _NAMES = {
     "choice": ["CHARTS", "chart_for"],
     "grids": ["attention_pattern", "head_heatmap", "patching_heatmap", "pattern_frame"],
@@ -49,9 +54,6 @@ __all__ = [*_HOMES]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'mlux.charts' has no attribute {name!r}")
-    for package, module in (("altair", "altair"), ("vl-convert-python", "vl_convert")):
-        if find_spec(module) is None:
-            raise MluxError(f"Charts need {package}, which is missing: pip install 'mlux[plot]'")
     return getattr(import_module(f"mlux.charts.{_HOMES[name]}"), name)
 
 
