@@ -27,12 +27,15 @@ def _number(context: click.Context, parameter: click.Parameter, value: float) ->
 @click.argument("statement")
 @click.option("--max-rows", type=COUNT, help="Stop after so many rows.")
 @click.option(
+    "--timeout",
     "--seconds",
+    "seconds",
+    metavar="SECONDS",
     type=click.FloatRange(min=0.1, max=86_400),
     callback=_number,
-    default=30.0,
+    default=60.0,
     show_default=True,
-    help="Give up then.",
+    help="Stop after so long.",
 )
 @format_option
 @pass_settings

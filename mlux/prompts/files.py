@@ -157,7 +157,7 @@ def _parse(text: str, suffix: str, name: str) -> list[Mapping[str, Any]]:
         if suffix == ".jsonl":
             return [json.loads(line) for line in _lines(text) if line.strip()]
         records = json.loads(text)
-    except (json.JSONDecodeError, csv.Error, RecursionError) as error:
+    except (ValueError, csv.Error, RecursionError) as error:
         raise PromptError(f"Cannot read prompts from {name!r}: {error}.") from error
     if not isinstance(records, list):
         raise PromptError(f"Cannot read prompts from {name!r}: expected a list of prompts.")
@@ -214,5 +214,7 @@ def _check_types(values: Mapping[str, Any], where: str) -> None:
             raise PromptError(f"{where}: {key} is {value!r}, not text.")
         if not value:
             raise PromptError(f"{where}: {key} is empty; leave it out instead.")
+        if "\0" in value:
+            raise PromptError(f"{where}: {key} has a null character, which no server can store.")
         if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
             raise PromptError(f"{where}: {key} has half a character, which no tokenizer can read.")

@@ -77,7 +77,7 @@ def load_tasks(path: str | Path) -> dict[str, Task]:
             return _tasks(_from_table(text, path.name), path.name)
     except OSError as error:
         raise PromptError(f"Cannot read tasks from {str(path)!r}: {error.strerror}.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, RecursionError) as error:
+    except (ValueError, csv.Error, RecursionError) as error:
         raise PromptError(f"Cannot read tasks from {str(path)!r}: {error}.") from error
     raise PromptError(f"Cannot read tasks from {str(path)!r}: expected .json or .csv.")
 

@@ -113,6 +113,13 @@ def fuzz_prompts(folder: Path, inputs: int, seed: int) -> None:
 
 def test_no_file_of_prompts_can_crash_it(tmp_path: Path) -> None:
     fuzz_prompts(tmp_path, 500, seed=0)
+    for name, text, complaint in (
+        ("long.json", f"[{'1' * 5000}]", "Exceeds the limit"),
+        ("null.txt", "a\0b\n", "null character"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(MluxError, match=complaint):
+            prompts.load(tmp_path / name)
 
 
 @pytest.mark.soak
@@ -158,7 +165,7 @@ def fuzz_merge(folder: Path, empty: Path, inputs: int, seed: int) -> None:
 
 
 def test_no_damaged_file_can_harm_a_notebook(tmp_path: Path, empty_sqlite: Path) -> None:
-    fuzz_merge(tmp_path, empty_sqlite, 200, seed=0)
+    fuzz_merge(tmp_path, empty_sqlite, 20, seed=0)
 
 
 @pytest.mark.soak
