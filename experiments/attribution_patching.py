@@ -95,6 +95,7 @@ def _cost(
     metrics=METRICS,
     prompts="ioi:4",
     roles=("corrupted", "answer", "wrong_answer"),
+    aligned=True,
     conditions=_conditions,
     cost=_cost,
     sites=lambda config: ("resid_pre", *config.sites),

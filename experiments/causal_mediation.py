@@ -97,6 +97,7 @@ def _cost(
     metrics=METRICS,
     prompts="facts:6",
     roles=("corrupted", "answer", "wrong_answer"),
+    aligned=True,
     conditions=_conditions,
     cost=_cost,
     sites=lambda config: (
