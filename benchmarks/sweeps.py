@@ -10,7 +10,6 @@ and each of those patches has to give the same logits. Demanded are 4 times the 
 agreement to 1e-3, and a peak within the budget.
 """
 
-import statistics
 import sys
 import time
 
@@ -67,21 +66,23 @@ def measure(model: HookedModel, site: SiteName, tokens: int, budget: int, repeat
         each = (time.perf_counter() - start - one) / len(sampled)
         loops.append(one + each * len(edits))
         worst = max(worst, *(mx.abs(found[e] - swept[e]).max().item() for e in sampled))
-    ratio = statistics.median(a / b for a, b in zip(loops, sweeps, strict=True))
+    # The best of each: what else runs on the machine can only add time.
+    loop, swept_in = min(loops), min(sweeps)
+    ratio = loop / swept_in
     fine = ratio >= 4 and worst <= 1e-3 and peak <= budget
     print(
-        f"{site:10}{len(edits):6}{statistics.median(loops):9.2f}{statistics.median(sweeps):9.2f}"
+        f"{site:10}{len(edits):6}{loop:9.2f}{swept_in:9.2f}"
         f"{ratio:8.1f}{worst:12.1e}{peak / 2**20:9.1f}{'' if fine else '  missed'}",
         flush=True,
     )
     return fine
 
 
-def main(tokens: int = 16, budget_mib: int = 64, repeats: int = 3) -> int:
+def main(tokens: int = 16, budget_mib: int = 64, repeats: int = 5) -> int:
     """Measures each site; 1 if one misses a demand."""
     model = random_llama()
     mx.random.seed(1)
-    print(f"12 layers, 40M parameters, {tokens} tokens, budget {budget_mib} MiB; seconds, medians")
+    print(f"12 layers, 40M parameters, {tokens} tokens, budget {budget_mib} MiB; seconds, best")
     print(f"{'site':10}{'edits':>6}{'loop':>9}{'sweep':>9}{'ratio':>8}{'difference':>12}{'MiB':>9}")
     fine = [measure(model, site, tokens, budget_mib << 20, repeats) for site in SITES]
     return int(not all(fine))
