@@ -15,6 +15,7 @@ from mlux.methods.edits import HEAD_SITES, Edit, SiteName
 from mlux.methods.sweeps import every_edit, sweep_edits
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
+from architectures import build
 from tiny import TOKENS, tiny  # the tiny models of the engine's tests
 
 CLEAN = "then george and sarah met at the park and sarah passed a letter to"
@@ -65,10 +66,10 @@ def test_a_bigger_budget_is_used(model: HookedModel) -> None:
     assert 2 * peaks[0] < peaks[1]
 
 
-@pytest.mark.parametrize("family", ["gemma2", "gpt_neox", "deepseek_v3"])
+@pytest.mark.parametrize("family", ["gemma2", "gpt_neox", "deepseek_v3", "lfm2"])
 @pytest.mark.parametrize("site", ["q", "k", "v", "head"])
 def test_heads_of_other_architectures_equal_the_plain_loop(family: str, site: SiteName) -> None:
-    model = tiny(family)
+    model = build(family) if family == "lfm2" else tiny(family)  # convolutions beside attention
     ids, others = TOKENS.tolist()
     edits = every_edit(model, site, len(ids), by_position=False)
     _, cache = model.run_with_cache(mx.array([others]), hooks=[edit.path for edit in edits])
