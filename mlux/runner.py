@@ -16,7 +16,6 @@ from mlux.execution import execute
 from mlux.plan import Plan, Prepared, assemble, load_model, prepare, require_checked
 from mlux.prompts import PromptSet
 from mlux.store import Store, StoredRun, default_location, find_identical
-from mlux.store.liveness import record_event
 from mlux.store.prompt_sets import find_prompt_set
 from mlux.store.reader import load_run, resolve_run
 from mlux.store.writer import create_run
@@ -244,9 +243,8 @@ def rerun(
     prepared = prepare_again(stored)
     with Store.open(location, write=True) as store:
         require_checked(prepared, store)
-        uid = create_run(store, prepared.spec(tags=stored.tags, note=stored.note))
-        with store.writing() as connection:
-            record_event(connection, uid, "rerun", f"of {stored.uid}")
+        spec = prepared.spec(tags=stored.tags, note=stored.note)
+        uid = create_run(store, replace(spec, rerun_of=stored.uid))
         return _work(store, uid, prepared, range(len(prepared.trials)), max_failures, progress)
 
 

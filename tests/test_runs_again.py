@@ -112,7 +112,7 @@ def test_rerun_gives_the_same_numbers_under_a_new_name(fresh_db: Path) -> None:
         stored, again = load_run(store, first.uid), load_run(store, second.uid)
     assert differences(stored, again) == []
     assert again.tags == {"a": "b"}
-    assert ("rerun", f"of {first.uid}") in [(event.kind, event.message) for event in again.events]
+    assert (stored.rerun_of, again.rerun_of) == (None, first.uid)
 
 
 def test_what_two_runs_do_not_share_is_listed(cli: Cli, fresh_db: Path) -> None:

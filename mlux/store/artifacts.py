@@ -12,7 +12,8 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -231,7 +232,8 @@ def load(
     """
     with opened(db) as store:
         path = _checked_file(store, run, name, trial)
-    return load_file(path)
+    with _as_arrays(path):
+        return load_file(path)
 
 
 def load_metadata(
@@ -240,9 +242,23 @@ def load_metadata(
     """What an experiment said of an artifact; arguments and errors as of `load`."""
     with opened(db) as store:
         path = _checked_file(store, run, name, trial)
-    with safe_open(path, framework="np") as file:
+    with _as_arrays(path), safe_open(path, framework="np") as file:
         stored: dict[str, str] = json.loads(file.metadata()[_METADATA])
     return stored
+
+
+@contextmanager
+def _as_arrays(path: Path) -> Iterator[None]:
+    """Turns what a file is that holds no arrays, though its hash is as it should be, into a word.
+
+    Raises:
+        StoreError: If it cannot be read so.
+    """
+    try:
+        yield
+    except (SafetensorError, ValueError, KeyError, TypeError, MemoryError) as error:
+        reason = str(error).partition("\n")[0]
+        raise StoreError(f"The file of an artifact holds no arrays: {path} ({reason}).") from error
 
 
 def _checked_file(store: Store, run: str, name: str, trial: int | None) -> Path:

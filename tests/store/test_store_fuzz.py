@@ -1,16 +1,19 @@
 """Ten thousand hostile inputs: no traceback, no write, no injection."""
 
+import hashlib
 import random
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fuzzing import everything
-from synthetic import make_spec, write_run
+from synthetic import make_environment, make_spec, token_text, write_run
 
 from mlux import prompts
 from mlux.errors import MluxError, StoreError
-from mlux.store import Store, query
+from mlux.results import Artifact
+from mlux.store import RunWriter, Store, artifacts, create_run, query
 from mlux.store.merge import merge
 from mlux.store.soundness import check
 
@@ -130,44 +133,107 @@ def test_ten_thousand_files_of_prompts_cannot_crash_it(tmp_path: Path) -> None:
 def fuzz_merge(folder: Path, empty: Path, inputs: int, seed: int) -> None:
     """Files with some bytes changed, or cut off, merged into a notebook that has a run already."""
     rng = random.Random(seed)
-    good, bad, mine = folder / "good.db", folder / "bad.db", folder / "mine.db"
+    good, bad, mine, target = (
+        folder / name for name in ("good.db", "bad.db", "mine.db", "target.db")
+    )
     shutil.copy(empty, good)
     shutil.copy(empty, mine)
     with Store.open(good, write=True) as other:
         write_run(other, make_spec(n_prompts=2, conditions=[{}, {"site": "a"}]))
-    with Store.open(mine, write=True) as target:
-        uid = write_run(target, make_spec(experiment="mine"))
+    with Store.open(mine, write=True) as store:
+        uid = write_run(store, make_spec(experiment="mine"))
+        before = everything(store)
     whole = good.read_bytes()
-    refused = 0
+    shutil.copy(mine, target)
+    merged = refused = 0
     for _ in range(inputs):
-        data = bytearray(whole)
-        for _ in range(rng.randint(1, 6)):
-            at = rng.randrange(100 if rng.random() < 0.1 else len(data))
-            data[at : at + 1] = bytes([rng.randrange(256)])
-        if rng.random() < 0.1:
-            del data[rng.randrange(len(data)) :]
-        bad.write_bytes(bytes(data))
-        target_file = Path(shutil.copy(mine, folder / "target.db"))
-        with Store.open(target_file, write=True) as target:
-            before = everything(target)
+        bad.write_bytes(damaged(whole, rng))
+        with Store.open(target, write=True) as store:
             try:
-                done = merge(target, bad)
+                done = merge(store, bad)
             except StoreError as error:
                 assert "\n" not in str(error)  # noqa: PT017 # a message is one line
                 refused += 1
-                assert everything(target)["runs"] == before["runs"]
-            else:
-                refused += bool(done.refused)
-                assert len(everything(target)["runs"]) == 1 + len(done.new)
-            assert check(target) == []
-            assert query(target, f"SELECT count(*) FROM results WHERE run = '{uid}'")[1] == [(52,)]
-    assert refused > 0
+                continue  # and so into a notebook that has to be as it was
+            merged += 1
+            assert check(store) == []
+            assert len(everything(store)["runs"]) == 1 + len(done.new)
+            assert query(store, f"SELECT count(*) FROM results WHERE run = '{uid}'")[1] == [(52,)]
+        for part in folder.glob("target.db*"):
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
+        shutil.copy(mine, target)
+    if refused:
+        bad.write_bytes(b"SQLite format 3\0")
+        with Store.open(target, write=True) as store:
+            with pytest.raises(StoreError):
+                merge(store, bad)
+            assert everything(store) == before
+    assert refused > inputs / 20
+    assert merged > inputs / 20
+
+
+def damaged(whole: bytes, rng: random.Random) -> bytes:
+    """Some bytes changed, mostly anywhere, sometimes in the head; sometimes cut off."""
+    data = bytearray(whole)
+    for _ in range(rng.randint(1, 6)):
+        at = rng.randrange(100 if rng.random() < 0.1 else len(data))
+        data[at : at + 1] = bytes([rng.randrange(256)])
+    if rng.random() < 0.1:
+        del data[rng.randrange(len(data)) :]
+    return bytes(data)
 
 
 def test_no_damaged_file_can_harm_a_notebook(tmp_path: Path, empty_sqlite: Path) -> None:
-    fuzz_merge(tmp_path, empty_sqlite, 20, seed=0)
+    fuzz_merge(tmp_path, empty_sqlite, 60, seed=0)
 
 
 @pytest.mark.soak
-def test_damaged_files_cannot_harm_a_notebook(tmp_path: Path, empty_sqlite: Path) -> None:
-    fuzz_merge(tmp_path, empty_sqlite, 600, seed=1)
+@pytest.mark.timeout(1500)
+def test_ten_thousand_damaged_files_cannot_harm_a_notebook(
+    tmp_path: Path, empty_sqlite: Path
+) -> None:
+    fuzz_merge(tmp_path, empty_sqlite, 10_000, seed=1)
+
+
+def fuzz_artifacts(db: Path, inputs: int, seed: int) -> None:
+    """Files that are altered, and files that never were arrays but have the hash that is filed."""
+    rng = random.Random(seed)
+    arrays = {"a": np.arange(12.0).reshape(3, 4), "b": np.ones(5, dtype=np.float16)}
+    vector = Artifact(name="v", kind="vectors", arrays=arrays, metadata={"why": "é"})
+    with Store.open(db, write=True) as store:
+        uid = create_run(store, make_spec(n_prompts=1))
+        writer = RunWriter(store, uid, token_text)
+        writer.start(make_environment())
+        writer.put_artifacts([vector])
+        home = artifacts.folder(store)
+        (file,) = home.glob(f"??/*{artifacts.SUFFIX}")
+        whole, read = file.read_bytes(), 0
+        for number in range(inputs):
+            data = damaged(whole, rng)
+            sha256 = hashlib.sha256(data if number % 2 else whole).hexdigest()
+            path = artifacts.path_of(home, sha256)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(data)
+            with store.writing() as connection:
+                connection.exec_driver_sql(
+                    f"UPDATE artifacts SET sha256 = '{sha256}', bytes = {len(data)}"
+                )
+            for look in (artifacts.load, artifacts.load_metadata):
+                try:
+                    look(store, uid, "v")
+                except StoreError as error:
+                    assert "\n" not in str(error)  # noqa: PT017 # a message is one line
+                else:
+                    assert number % 2 or data == whole
+                    read += 1
+            path.unlink()
+        assert read > inputs / 20
+
+
+def test_no_file_of_arrays_can_crash_it(tmp_path: Path) -> None:
+    fuzz_artifacts(tmp_path / "mlux.db", 100, seed=0)
+
+
+@pytest.mark.soak
+def test_ten_thousand_files_of_arrays_cannot_crash_it(tmp_path: Path) -> None:
+    fuzz_artifacts(tmp_path / "mlux.db", 10_000, seed=1)
