@@ -38,6 +38,7 @@ def lens_chart(runs: list[str]) -> alt.Chart:
     results = compare.layer_results(runs, metric="answer_probability", db=DATABASE)
     means = results.groupby(["model", "layer"], observed=True)["value"].mean().reset_index()
     means["model"] = means["model"].astype(str)
+    means["dash"] = means["model"]
     return (
         alt.Chart(means, title="Logit lens: when the answer is known")
         .mark_line(point=True)
@@ -46,7 +47,8 @@ def lens_chart(runs: list[str]) -> alt.Chart:
             alt.Y("value:Q", title="mean probability of the answer"),
             alt.Color("model:N", scale=alt.Scale(range=["#0072b2", "#e69f00"]), title=None,
                       legend=alt.Legend(orient="top-left")),
-            alt.StrokeDash("model:N", title=None),
+            # by a field of its own: else the legend's dots are dashed too
+            alt.StrokeDash("dash:N", legend=None),
         )
         .properties(width=210, height=220)
     )  # fmt: skip
