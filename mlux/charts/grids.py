@@ -284,4 +284,5 @@ def _heatmap(
 
 
 def _number_format(low: float, high: float) -> str:
-    return ".2f" if max(abs(low), abs(high)) < 10 else ".3~s"
+    largest = max(abs(low), abs(high))
+    return ".2f" if largest < 10 else ".1f" if largest < 1000 else ".3~s"  # "~s": 1.8m is 0.0018

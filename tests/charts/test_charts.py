@@ -111,6 +111,13 @@ def test_signed_effects_are_orange_above_zero_blue_below_and_pale_at_zero() -> N
     )  # centred on 0 whatever the greatest negative
 
 
+def test_small_values_beside_large_ones_are_plain_numbers() -> None:
+    frame = results(
+        layers=[0], heads=range(3), value=lambda layer, head, _: [0.0018, 0.146, 13.8][head]
+    )
+    assert set(scene(charts.head_heatmap(frame)).texts("mark")) == {"0.0", "0.1", "13.8"}
+
+
 def test_two_models_are_two_panels_of_one_scale() -> None:
     frame = results(models=["demo", "demo-4bit"], layers=range(3), heads=range(4))
     drawn = _looks_right(charts.head_heatmap(frame))
