@@ -20,6 +20,7 @@ from mlux.results import Metric, Result, at
 Place = tuple[int, int | None, int | None]
 """(layer, head, position)."""
 
+MOST_STEPS = 1_000  # more is a slip of the finger, and fills the memory
 METRICS = (
     Metric(
         name="attribution_effect",
@@ -64,8 +65,8 @@ class AttributionPatchingConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; expected at least 1")
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise ValueError(f"steps is {self.steps}; expected 1 to {MOST_STEPS}")
 
 
 def _conditions(

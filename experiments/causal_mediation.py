@@ -20,6 +20,7 @@ from mlux.registry import Cost, experiment
 from mlux.results import Metric, Result, at
 
 Mediator = Literal["head", "attn_out", "mlp_out", "neurons"]
+MOST_GROUPS = 10_000  # more is a slip of the finger, and fills the memory
 METRICS = (
     Metric(
         name="mediation_total",
@@ -62,8 +63,8 @@ class CausalMediationConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.neuron_groups < 1:
-            raise ValueError(f"neuron_groups is {self.neuron_groups}; expected at least 1")
+        if not 1 <= self.neuron_groups <= MOST_GROUPS:
+            raise ValueError(f"neuron_groups is {self.neuron_groups}; expected 1 to {MOST_GROUPS}")
 
 
 def _conditions(

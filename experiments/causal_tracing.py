@@ -13,6 +13,7 @@ from mlux.methods.causal_tracing import RestoredSite, causal_trace, embedding_st
 from mlux.registry import Cost, experiment
 from mlux.results import Fitted, Metric, Result, Values, at
 
+MOST_SAMPLES, MOST_NOISE = 1_000, 1_000.0  # more is a slip of the finger, and fills the memory
 METRICS = (
     Metric(
         name="indirect_effect",
@@ -68,12 +69,13 @@ class CausalTracingConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or self.window < 1:
+        if not 1 <= self.samples <= MOST_SAMPLES or self.window < 1:
             raise ValueError(
-                f"samples is {self.samples} and window {self.window}; expected at least 1"
+                f"samples is {self.samples} and window {self.window}; "
+                f"expected 1 to {MOST_SAMPLES}, and at least 1"
             )
-        if self.noise < 0:
-            raise ValueError(f"noise is {self.noise:g}; expected 0 or more")
+        if not 0 <= self.noise <= MOST_NOISE:
+            raise ValueError(f"noise is {self.noise:g}; expected 0 to {MOST_NOISE:g}")
 
 
 def _conditions(

@@ -20,6 +20,7 @@ from mlux.prompts import Prompt, demo_tasks, in_context, load_tasks, shuffle_lab
 from mlux.registry import Cost, experiment
 from mlux.results import Artifact, Fitted, Metric, RanTokens, Result, Values
 
+MOST = 1_000  # more is a slip of the finger, and fills the memory
 METRICS = (
     ACCURACY,
     ANSWER_PROBABILITY,
@@ -62,6 +63,10 @@ class FunctionVectorsConfig:
     def __post_init__(self) -> None:
         if min(self.n_heads, self.n_shots, self.n_random) < 1:
             raise ValueError("n_heads, n_shots and n_random are at least 1")
+        if max(self.n_prompts, self.n_shots, self.n_random) > MOST:
+            raise ValueError(f"n_prompts, n_shots and n_random are at most {MOST}")
+        if not self.separator or not self.arrow:
+            raise ValueError("separator and arrow are empty; examples have to be told apart")
         if self.natural is not None and "{x}" not in self.natural:
             raise ValueError(f"natural is {self.natural!r}; say with {{x}} where the query stands")
         for entry in self.compose or ():

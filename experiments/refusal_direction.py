@@ -113,6 +113,8 @@ class RefusalDirectionConfig:
                 f"positions is {self.positions} and max_tokens {self.max_tokens}; "
                 "expected 1 or more"
             )
+        if not all(text.strip() for text in self.refusals):
+            raise ValueError("refusals has an empty text, and every answer begins with that")
         if self.harmful == self.harmless:
             raise ValueError(f"harmful and harmless are both {self.harmful!r}")
 

@@ -34,10 +34,10 @@ class TunedLensConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.folds < 2 or self.steps < 1 or not self.learning_rate > 0:
+        if self.folds < 2 or self.steps < 1 or not 0 < self.learning_rate <= 1:
             raise ValueError(
                 f"folds is {self.folds}, steps {self.steps} and learning_rate "
-                f"{self.learning_rate}; expected at least 2, at least 1, and more than 0"
+                f"{self.learning_rate}; expected at least 2, at least 1, and above 0 up to 1"
             )
 
 

@@ -1,11 +1,15 @@
 """An experiment's options from what a person typed: text to the types of its config dataclass."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mlux.errors import ParameterError, UnknownNameError
+
+LARGEST = 10**9
+"""The largest whole number that an option takes: more of anything is a slip of the finger."""
 
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
@@ -32,9 +36,9 @@ def build(config: type, values: Mapping[str, Any], *, experiment: str) -> Any:
         try:
             arguments[name] = _convert(value, types[name])
         except ValueError as error:
-            raise ParameterError(
-                f"{experiment}: {name}={value!r} is not {describe(types[name])}."
-            ) from error
+            shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}…"
+            fault = error if isinstance(error, _RangeError) else f"not {describe(types[name])}"
+            raise ParameterError(f"{experiment}: {name}={shown} is {fault}.") from error
     missing = [n for n, f in known.items() if n not in arguments and _required(f)]
     if missing:
         raise ParameterError(f"{experiment} needs a value for {missing[0]}: -p {missing[0]}=…")
@@ -42,6 +46,10 @@ def build(config: type, values: Mapping[str, Any], *, experiment: str) -> Any:
         return config(**arguments)
     except ValueError as error:
         raise ParameterError(f"{experiment}: {error}") from error
+
+
+class _RangeError(ValueError):
+    """A number of the right type that nothing can be done with."""
 
 
 def _required(field: Any) -> bool:
@@ -96,6 +104,8 @@ def _convert_union(value: Any, kinds: tuple[Any, ...]) -> Any:
             continue
         try:
             return _convert(value, kind)
+        except _RangeError:
+            raise
         except ValueError:
             continue
     raise ValueError
@@ -109,10 +119,23 @@ def _convert_scalar(value: Any, kind: Any) -> Any:
         if lowered not in (*_TRUE, *_FALSE):
             raise ValueError
         return lowered in _TRUE
-    if isinstance(value, str) and kind in (int, float):
-        return kind(value)
-    if kind is float and type(value) is int:
-        return float(value)
+    if kind in (int, float):
+        return _convert_number(value, kind)
     if type(value) is not kind:
         raise ValueError
     return value
+
+
+def _convert_number(value: Any, kind: Any) -> Any:
+    """The number; `_RangeError` if it is infinite, not a number, or huge as no count is."""
+    if not isinstance(value, str) and type(value) not in (int, kind):
+        raise ValueError
+    try:
+        number = kind(value)
+    except OverflowError:  # a whole number that no float can hold
+        raise _RangeError("too large") from None
+    if not math.isfinite(number):
+        raise _RangeError("not a finite number")
+    if kind is int and abs(number) > LARGEST:
+        raise _RangeError(f"too large; expected at most {LARGEST:,}")
+    return number

@@ -60,6 +60,19 @@ def test_text_becomes_the_options_type(name: str, text: Any, value: Any) -> None
         ("layers", "1,b", "e: layers='1,b' is not a comma-separated list, each a whole number."),
         ("limit", "few", "e: limit='few' is not a whole number or none."),
         ("count", "0", "e: count is 0; expected at least 1"),
+        (
+            "count",
+            "9" * 12,
+            "e: count='999999999999' is too large; expected at most 1,000,000,000.",
+        ),
+        (
+            "limit",
+            "9" * 12,
+            "e: limit='999999999999' is too large; expected at most 1,000,000,000.",
+        ),
+        ("rate", "nan", "e: rate='nan' is not a finite number."),
+        ("rate", "-inf", "e: rate='-inf' is not a finite number."),
+        ("rate", 10**400, f"e: rate=1{'0' * 56}… is too large."),
     ],
 )
 def test_a_value_that_does_not_fit_is_said(name: str, text: Any, message: str) -> None:

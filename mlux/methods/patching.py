@@ -259,9 +259,18 @@ def random_sets(
         >>> model = HookedModel.from_pretrained("demo")
         >>> [len(heads) for heads in random_sets(model, [(2, 0), (2, 3)], 3, random.Random(0))]
         [2, 2, 2]
+
+    Raises:
+        ParameterError: If the model has not as many others.
     """
-    others = [head for head in every_head(model) if head not in set(like)]
-    return [generator.sample(others, min(len(like), len(others))) for _ in range(count)]
+    known, chosen = every_head(model), set(like)
+    others = [head for head in known if head not in chosen]
+    if len(others) < len(like):
+        raise ParameterError(
+            f"{len(like)} of {len(known)} heads are chosen, so there are not as many others to be "
+            f"their control. Choose at most {len(known) // 2}."
+        )
+    return [generator.sample(others, len(like)) for _ in range(count)]
 
 
 def together(heads: Iterable[Head], site: SiteName = "head") -> Row:

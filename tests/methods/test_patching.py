@@ -1,5 +1,6 @@
 """Activation patching against its definition and against a plain loop over hooks."""
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +11,15 @@ from mlux import prompts
 from mlux.engine import HookedModel, HookWrapper
 from mlux.engine.passes import Hook
 from mlux.engine.trials import EncodedPrompt, encode
-from mlux.errors import PromptError
+from mlux.errors import ParameterError, PromptError
 from mlux.methods.ablation import logits_without
-from mlux.methods.patching import PatchingResult, activation_patching, every_edit
+from mlux.methods.patching import (
+    PatchingResult,
+    activation_patching,
+    every_edit,
+    every_head,
+    random_sets,
+)
 from mlux.methods.sweeps import (
     SITES,
     Edit,
@@ -198,3 +205,10 @@ def test_any_arrays_can_be_the_source(model: HookedModel, pair: EncodedPrompt) -
     ((_, logits),) = sweep(model, base, zeros, edits, position=position)
     alone = logits_without(model, mx.array([pair.ids]), [(2, 3)])[0, -1]
     assert mx.allclose(logits[0], alone, atol=1e-3)
+
+
+def test_more_heads_than_half_have_no_control(model: HookedModel) -> None:
+    heads = every_head(model)
+    assert len(random_sets(model, heads[:12], 2, random.Random(0))[1]) == 12
+    with pytest.raises(ParameterError, match=r"13 of 24 heads are chosen.* at most 12\."):
+        random_sets(model, heads[:13], 1, random.Random(0))
