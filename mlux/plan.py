@@ -220,7 +220,7 @@ def prepare(
         raise ParameterError(f"The batch size is {batch_size}; expected at least 1.")
     if memory is not None and memory < 1:
         raise ParameterError(f"The memory budget is {memory} bytes; expected at least 1.")
-    if not 0 <= seed < 2**31:
+    if not isinstance(seed, int) or not 0 <= seed < 2**31:
         raise ParameterError(f"The seed is {seed}; expected 0 to {2**31 - 1}.")
     given = _given_prompts(experiment, prompts)
     if isinstance(model, str | Path):

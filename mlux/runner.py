@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from mlux import display, registry
 from mlux import params as parameters
-from mlux.errors import RunError
+from mlux.errors import ParameterError, RunError
 from mlux.execution import execute
 from mlux.plan import Plan, Prepared, assemble, load_model, prepare, require_checked
-from mlux.prompts import PromptSet
+from mlux.prompts import PromptSet, load
 from mlux.store import Store, StoredRun, default_location, find_identical
+from mlux.store.annotate import check_tags
 from mlux.store.prompt_sets import find_prompt_set
 from mlux.store.reader import load_run, resolve_run
 from mlux.store.writer import create_run
@@ -112,6 +113,9 @@ def run_experiment(
         MluxError: If anything asked for is unknown or does not fit; nothing is then stored.
         KeyboardInterrupt: After Ctrl-C, once the current batch is stored.
     """
+    check_tags(tags or {}, note)
+    if max_failures is not None and max_failures < 0:
+        raise ParameterError(f"max_failures is {max_failures}; expected 0 or more.")
     prepared = prepare(
         name,
         model=model,
@@ -169,10 +173,12 @@ def plan_experiment(
     ).plan(timed=timed)
 
 
-def _found(prompts: str | Path | PromptSet | None, db: str | Path | None) -> PromptSet | None:
+def _found(prompts: Any, db: str | Path | None) -> PromptSet | None:
     """The prompts that a person named; those of a notebook too."""
     if prompts is None or isinstance(prompts, PromptSet):
         return prompts
+    if not isinstance(prompts, str | Path):
+        return load(prompts)  # which says what it expects
     return find_prompt_set(str(prompts), str(db or default_location()))
 
 

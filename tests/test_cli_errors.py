@@ -36,6 +36,21 @@ UNKNOWN = {
     "model to show without a database": (("models", "show", "demo"), "mlux demo"),
     "folder of the database": (("--db", "no/such/x.db", *RUN), "no/such"),
     "kind of database": (("--db", "mysql://host/x", "runs", "list"), "mysql"),
+    "name too long": (("--db", "x" * 300 + ".db", "runs", "list"), "File name too long"),
+    "prompts of a name too long": ((*RUN, "--prompts", "x" * 300), "File name too long"),
+    "many samples": (("run", "causal_tracing", "-m", "demo", "-p", "samples=9999999"), "1 to 1000"),
+    "noise without end": (("run", "causal_tracing", "-m", "demo", "-p", "noise=inf"), "finite"),
+    "many groups": (
+        ("run", "causal_mediation", "-m", "demo", "-p", "neuron_groups=999999999"),
+        "1 to 10000",
+    ),
+    "many prompts": (("run", "function_vectors", "-m", "demo", "-p", "n_prompts=9999"), "1000"),
+    "no separator": (("run", "function_vectors", "-m", "demo", "-p", "separator="), "separator"),
+    "empty refusal": (("run", "refusal_direction", "-m", "demo", "-p", "refusals="), "refusals"),
+    "many steps": (("run", "attribution_patching", "-m", "demo", "-p", "steps=9999"), "1 to 1000"),
+    "giant steps": (("run", "tuned_lens", "-m", "demo", "-p", "learning_rate=1e30"), "up to 1"),
+    "note that is no UTF-8": ((*RUN, "--note", "\udcff"), "no database can hold"),
+    "tag that is no UTF-8": ((*RUN, "--tag", "a=\udcff"), "no database can hold"),
     "folder of experiments": (("--experiments", "nowhere", "experiments"), "nowhere"),
 }
 
@@ -61,6 +76,7 @@ USAGE = {
     "side by side, and differences": (("compare", "a", "b", "--stats", "--side-by-side"), "leave"),
     "option in the wrong place": (("runs", "list", "--db", "x.db"), "before the command"),
     "one run to compare": (("compare", "latest"), "two"),
+    "seed of resampling": (("compare", "a", "b", "--seed", "-1"), "--seed"),
     "axis": (("compare", "a", "b", "--by", "layr"), "'layer'"),
 }
 
@@ -290,3 +306,39 @@ def test_a_damaged_database_is_one_line(
 def test_nothing_runs_if_one_of_several_names_is_wrong(cli: Cli, fresh_db: Path) -> None:
     cli("--db", fresh_db, "run", "logit_lens", "nope", "--model", "demo")
     assert not fresh_db.exists()
+
+
+def test_a_database_that_cannot_be_created_is_told_at_once(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "link.db").symlink_to(tmp_path / "gone" / "x.db")
+    start = time.monotonic()
+    assert "unable to open" in _one_line(cli("--db", str(tmp_path / "link.db"), "db", "upgrade"), 1)
+    assert time.monotonic() - start < 20  # what waits for a lock waits for longer
+
+
+@pytest.mark.parametrize("command", [("plot",), ("report",)], ids=str)
+def test_a_place_that_takes_no_file_is_one_line(
+    cli: Cli, recorded_db: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    suffix = {"plot": "svg", "report": "html"}[command[0]]
+    target = tmp_path / f"{'x' * 300}.{suffix}"
+    line = _one_line(cli("--db", str(recorded_db), *command, "latest", "-o", str(target)), 1)
+    assert "File name too long" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (("runs", "delete", "latest:"), "No run named 'latest:'"),
+        (("compare", "latest", "latest", "--metric", ""), "''"),
+        (("compare", "latest", "latest", "--sort", "bogus"), "Known: run, baseline, layer"),
+    ],
+    ids=["experiment", "metric", "column"],
+)
+def test_an_empty_name_stands_for_nothing(
+    cli: Cli, recorded_db: Path, arguments: tuple[str, ...], advice: str
+) -> None:
+    """As of an unset variable in a script: `runs delete latest:$EXPERIMENT` deletes no run."""
+    finished = cli("--db", str(recorded_db), *arguments)
+    assert finished.returncode == 1
+    assert advice in finished.stderr.splitlines()[-1]
+    assert finished.stdout == ""

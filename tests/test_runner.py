@@ -361,3 +361,24 @@ def test_a_run_does_not_resume_on_another_model_or_another_code(
         with pytest.raises(RunError, match="is no longer the one"):
             resume(uid, db=fresh_db)
     assert resume(uid, db=fresh_db).status == "done"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seed": 1.5}, "The seed is 1.5; expected 0 to"),
+        ({"max_failures": -1}, "max_failures is -1; expected 0 or more."),
+        ({"tags": {"": "a"}}, "A tag needs a name"),
+        ({"tags": {"a": None}}, "None is not text; tags and notes are."),
+        ({"note": "\udcff"}, "has a character that no database can hold."),
+        ({"prompts": ["the cat"]}, "The prompts are of type list; expected the name of a set"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_does_not_fit_is_said_before_anything_is_stored(
+    fresh_db: Path, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(MluxError) as caught:
+        run_experiment("logit_lens", model="demo", db=fresh_db, **arguments)
+    assert message in str(caught.value)
+    assert not fresh_db.exists()

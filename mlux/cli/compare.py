@@ -63,7 +63,14 @@ def _axes(context: click.Context, parameter: click.Parameter, value: str) -> lis
     help="How p becomes q.",
 )
 @click.option("--margin", type=float, help="Also test that they differ by less than this.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the resampling.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    metavar="N",
+    default=0,
+    show_default=True,
+    help="Of the resampling.",
+)
 @click.option("--sort", metavar="COLUMN", help="Order the rows; -COLUMN puts the largest first.")
 @click.option("--top", type=COUNT, help="Only so many rows; unsorted: those that differ most.")
 @format_option
@@ -100,7 +107,7 @@ def command(
         raise click.UsageError("Give at least two runs to compare.")
     if side_by_side and (stats or baseline):
         raise click.UsageError("--side-by-side shows no differences: leave --stats, --baseline.")
-    metric = metric or _first_shared(settings, runs)
+    metric = _first_shared(settings, runs) if metric is None else metric
     if stats or baseline or (len(runs) == 2 and not side_by_side):
         frame = _differences(
             *(settings, runs, metric, by),

@@ -21,7 +21,9 @@ def ordered(
     if sort is not None:
         name = sort.removeprefix("-")
         if name not in frame:
-            raise UnknownNameError("column", name, map(str, frame.columns))
+            columns = [str(column) for column in frame.columns]
+            hint = f"Known: {', '.join(columns)}."
+            raise UnknownNameError("column", name, columns, hint)
         frame = frame.sort_values(name, ascending=name == sort, kind="stable")
     elif top is not None and isinstance(by, str):
         frame = frame.assign(size=frame["estimate"].abs())

@@ -3,6 +3,7 @@
 Imported by every `mlux` that anybody types, so it imports click and nothing heavier.
 """
 
+import errno
 import os
 import sys
 import traceback
@@ -117,6 +118,22 @@ def _run(arguments: list[str]) -> int:
         # What is still buffered goes nowhere, and Python would complain about that at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CLOSED_PIPE
+    except OSError as error:
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise  # of no file that anybody named
+        # A name too long, a disk that is full, a folder that may not be written: no bug of mlux.
+        if "--debug" in arguments:
+            traceback.print_exc()
+        place = "" if error.filename is None else f"{os.fsdecode(error.filename)[:200]}: "
+        _complain(f"{place}{error.strerror}. Choose another place, or mend that.")
+        return 1
+    except UnicodeEncodeError as error:
+        if error.reason != "surrogates not allowed":
+            raise
+        # What Python makes of bytes on the command line that are no UTF-8; no table can hold it.
+        start = os.fsencode(error.object)[:60]
+        _complain(f"{start!r} is not UTF-8, so it cannot be stored. Type it in a UTF-8 terminal.")
+        return 1
     return 0
 
 

@@ -136,7 +136,9 @@ def command(
     """
     from mlux import registry, runner
     from mlux.store import Store
+    from mlux.store.annotate import check_tags
 
+    check_tags(tags, text)
     for name in names:
         registry.get(name)  # a typing error is told before a big model is loaded
     if columns is not None:

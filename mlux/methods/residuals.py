@@ -7,6 +7,7 @@ import mlx.core as mx
 
 from mlux.engine import HookedModel, sites
 from mlux.engine.batching import TokenBatch
+from mlux.errors import PromptError
 
 ROWS = 32
 """Prompts that one forward pass reads; what is kept of them is small."""
@@ -56,5 +57,7 @@ def in_batches(hooked: HookedModel, prompts: Prompts, rows: int = ROWS) -> Itera
         [(2,), (4,)]
     """
     listed: Sequence[Any] = [prompts] if isinstance(prompts, str) else prompts
+    if not len(listed):
+        raise PromptError("There are no prompts to read: the list is empty.")
     for start in range(0, len(listed), rows):
         yield hooked.to_batch(list(listed[start : start + rows]))

@@ -42,6 +42,11 @@ def load(reference: str | Path, columns: Mapping[str, str] | None = None) -> Pro
         UnknownNameError: If it is neither, or the file has no such column.
         PromptError: If the file holds no prompts, or something that is not a prompt.
     """
+    if not isinstance(reference, str | Path):
+        raise PromptError(
+            f"The prompts are of type {type(reference).__name__}; expected the name of a set, a "
+            "file, or a PromptSet(name=…, prompts=(Prompt(text=…), …))."
+        )
     name = str(reference)
     if match := re.fullmatch(r"(.+):(\d+)", name):
         return load(match[1], columns).first(int(match[2]))

@@ -26,10 +26,7 @@ def tag_run(
         UnknownNameError: If there is no such run, or it lacks a tag that is to be removed.
         ParameterError: If a name is empty, set and removed at once, or no database can hold it.
     """
-    for text in (*tags, *tags.values()):
-        _check_text(text)
-    if "" in tags:
-        raise ParameterError("A tag needs a name: NAME=VALUE.")
+    check_tags(tags)
     if both := sorted(set(tags) & set(remove)):
         raise ParameterError(f"The tag {both[0]!r} is set and removed at once.")
     with store.writing() as connection:
@@ -51,6 +48,14 @@ def tag_run(
                 {"run": run, "name": name, "value": value},
             )
         return _tags(connection, run)
+
+
+def check_tags(tags: Mapping[str, str], note: str | None = None) -> None:
+    """Raises ParameterError if a tag has no name, or no database can hold it or the note."""
+    for text in (*tags, *tags.values(), note or ""):
+        _check_text(text)
+    if "" in tags:
+        raise ParameterError("A tag needs a name: NAME=VALUE.")
 
 
 def note_run(store: Store, uid: str, text: str) -> None:
@@ -82,5 +87,7 @@ def _tags(connection: sa.Connection, run: int) -> dict[str, str]:
 
 
 def _check_text(text: str) -> None:
+    if not isinstance(text, str):
+        raise ParameterError(f"{text!r} is not text; tags and notes are.")
     if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
         raise ParameterError(f"{text!r} has a character that no database can hold.")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HASH_PREFIX = 6
 """From this length on, the start of a content hash names a model."""
 
-_LATEST = re.compile(r"latest(?::(?P<experiment>[^~]*))?(?:~(?P<back>\d+))?")
+_LATEST = re.compile(r"latest(?::(?P<experiment>[^~]+))?(?:~(?P<back>\d+))?")
 
 STATUSES = ("queued", "running", "done", "failed", "crashed")
 

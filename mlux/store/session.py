@@ -142,9 +142,13 @@ class Store:
                     with self._driver() as connection:
                         connection.execute("PRAGMA journal_mode = WAL")
                     return
-                except sqlite3.OperationalError:
+                except sqlite3.OperationalError as error:
                     # The switch does not wait for a lock by itself.
-                    if time.monotonic() > deadline:
+                    locked = error.sqlite_errorcode & 0xFF in (
+                        sqlite3.SQLITE_BUSY,
+                        sqlite3.SQLITE_LOCKED,
+                    )
+                    if not locked or time.monotonic() > deadline:
                         raise
                     time.sleep(0.02)
 
