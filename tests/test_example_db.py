@@ -1,12 +1,16 @@
 """`mlux.db.example`: what the main job stores, small, whole and at the newest revision."""
 
+import re
+import shlex
 import shutil
 import sqlite3
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from mlux import tour
+from mlux.cli.root import cli
 from mlux.runner import Run
 from mlux.store import Store, info, list_runs, query
 
@@ -16,6 +20,23 @@ EXAMPLE = Path(__file__).parent.parent / "mlux.db.example"
 @pytest.fixture
 def example(tmp_path: Path) -> Path:
     return Path(shutil.copy(EXAMPLE, tmp_path / "example.db"))
+
+
+def _runs(example: Path) -> list[Run]:
+    """Its runs, oldest first, as the main job has them when it is done."""
+    with Store.open(example) as store:
+        return [
+            Run(
+                uid=run["run"],
+                experiment=run["experiment"],
+                model=run["model"],
+                status=run["status"],
+                n_trials=run["trials"],
+                n_failed=run["failed"],
+                seconds=run["seconds"],
+            )
+            for run in reversed(list_runs(store))
+        ]
 
 
 def test_it_is_small_whole_and_new(example: Path) -> None:
@@ -39,19 +60,8 @@ def test_it_holds_the_runs_of_the_main_job(example: Path) -> None:
 
 
 def test_it_answers_what_the_main_job_asks(example: Path) -> None:
+    runs = _runs(example)
     with Store.open(example) as store:
-        runs = [
-            Run(
-                uid=run["run"],
-                experiment=run["experiment"],
-                model=run["model"],
-                status=run["status"],
-                n_trials=run["trials"],
-                n_failed=run["failed"],
-                seconds=run["seconds"],
-            )
-            for run in reversed(list_runs(store))
-        ]
         _, hosts = query(store, "SELECT DISTINCT host FROM runs")
     layers, heads, patched, change = (found.rows for found in tour.findings(str(example), runs))
     # Nearly every fact is on top by the last block, on both models.
@@ -61,3 +71,20 @@ def test_it_answers_what_the_main_job_asks(example: Path) -> None:
     assert patched[0][2] > 0.3
     assert [row[0] for row in change] == list(range(6))
     assert hosts == [("example",)]
+
+
+def test_every_command_under_a_finding_prints_that_finding(
+    example: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tour, "run_jobs", lambda location, progress: iter(_runs(example)))
+    shown = CliRunner().invoke(cli, ["--db", str(example), "demo"], catch_exceptions=False).stdout
+    blocks = re.findall(r"\n\n.+\?\n((?:.+\n)+?)\$ mlux (.+(?:\n.+)*?)(?=\n\n)", shown)
+    assert len(blocks) == 4
+    for table, command in blocks:
+        again = CliRunner().invoke(cli, shlex.split(command), catch_exceptions=False).stdout
+        assert _words(again) == _words(table)
+
+
+def _words(table: str) -> list[list[str]]:
+    """A table's texts, line by line, without the mark of the best value."""
+    return [line.replace("*", "").split() for line in table.splitlines()]

@@ -2,13 +2,18 @@
 
 import shlex
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
+from mlux.cli.comparison import MEANS, for_eyes
 from mlux.cli.groups import examples
-from mlux.cli.output import note, show_table
+from mlux.cli.output import note, show_frame, show_table
 from mlux.cli.run import echo_run
 from mlux.cli.settings import Settings, pass_settings
+
+if TYPE_CHECKING:
+    from mlux.tour import Finding
 
 NEXT = """
 Type next:
@@ -38,10 +43,21 @@ def command(settings: Settings) -> None:
         runs.append(run)
     for finding in tour.findings(settings.location, runs):
         click.echo(f"\n{finding.question}")
-        show_table(list(finding.columns), finding.rows, "table")
+        _show(finding)
         click.echo(f"$ {_typed(finding.command, settings)}")
     click.echo(_typed(NEXT, settings), nl=False)
     note(f"Every number is in {settings.location}.")
+
+
+def _show(finding: "Finding") -> None:
+    """The answer as the command below it prints it."""
+    if "low" not in finding.columns:
+        show_table(list(finding.columns), finding.rows, "table")
+        return
+    import pandas as pd
+
+    frame = pd.DataFrame(finding.rows, columns=list(finding.columns)).assign(run="")
+    show_frame(for_eyes(frame, ["layer"], MEANS), "table")
 
 
 def _typed(commands: str, settings: Settings) -> str:
