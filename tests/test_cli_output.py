@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlux.cli.layout import GAP, cells_width, fit
-from mlux.cli.output import show_part, show_records, show_table
+from mlux.cli.output import sentence, show_part, show_records, show_table
 
 ROWS = [["a|b", 1, 0.1 + 0.2], ["[bold]x[/bold]\n\x1b[31m", None, float("nan")]]
 COLUMNS = ["prompt", "layer", "value"]
@@ -151,3 +152,17 @@ def test_a_long_cell_is_cut_for_eyes_only(capsys: pytest.CaptureFixture[str]) ->
     assert len(capsys.readouterr().out) < 20_000
     show_table(["text"], [[long]], "csv")
     assert long in capsys.readouterr().out
+
+
+def test_a_note_of_many_words_is_wrapped_between_words_where_a_person_reads_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    text = "demo is not quantised, demo-4bit is quantised to 4 bits: " * 3
+    sentence(text)
+    assert capsys.readouterr().err == text + "\n"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    sentence(text)
+    lines = capsys.readouterr().err.splitlines()
+    assert max(map(len, lines)) <= 40
+    assert " ".join(lines).split() == text.split()

@@ -8,7 +8,7 @@ import click
 from mlux.cli.comparison import MEANS, TESTS, best_places, for_eyes, ordered
 from mlux.cli.groups import examples
 from mlux.cli.options import COUNT
-from mlux.cli.output import FOR_EYES, format_option, note, show_frame
+from mlux.cli.output import FOR_EYES, format_option, note, sentence, show_frame
 from mlux.cli.settings import Settings, pass_settings
 from mlux.errors import RunError, UnknownNameError
 
@@ -150,15 +150,15 @@ def _differences(
     options |= {"metric": metric, "by": by, "db": settings.location}
     found = [compare.diff(_side(runs[0]), _side(run), **options) for run in runs[1:]]
     for frame in found:
-        note(f"{metric}: {frame.attrs['b']} minus {frame.attrs['a']}, {frame.attrs['method']}.")
+        sentence(f"{metric}: {frame.attrs['b']} minus {frame.attrs['a']}, {frame.attrs['method']}.")
     attrs = found[0].attrs
     across = f"{len(found)} runs of " if len(found) > 1 else ""
-    note(
+    sentence(
         f"{100 * attrs['level']:.0f} % intervals, {attrs['n_resamples']:,} resamples, seed "
         f"{attrs['seed']}; q: {across}{attrs['correction']}."
     )
     for warning in dict.fromkeys(text for frame in found for text in frame.attrs["notes"]):
-        note(f"Note: {warning}")
+        sentence(f"Note: {warning}")
     named = [frame.assign(run=frame.attrs["b"], baseline=frame.attrs["a"]) for frame in found]
     for frame in named:
         frame.attrs = {}
@@ -189,7 +189,7 @@ def _first_shared(settings: Settings, runs: Sequence[str]) -> str:
         found = "; ".join(f"{run}: {', '.join(own)}" for run, own in zip(runs, names, strict=True))
         raise RunError(f"These runs share no metric. They have {found}.")
     if others := shared[1:]:
-        note(f"Metric {shared[0]}; with --metric also: {', '.join(others)}.")
+        sentence(f"Metric {shared[0]}; with --metric also: {', '.join(others)}.")
     return shared[0]
 
 

@@ -7,7 +7,9 @@ none.
 
 import csv
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -45,6 +47,14 @@ def json_option(command: Command) -> Command:
 def note(message: str) -> None:
     """Something for the person, not for the program that reads stdout."""
     click.echo("\n".join(map(printable, message.split("\n"))), err=True)
+
+
+def sentence(text: str) -> None:
+    """A note of many words; where a person reads it in a terminal, no word is cut by its edge."""
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+    note(text)
 
 
 def show_json(document: Any) -> None:
