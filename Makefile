@@ -1,4 +1,4 @@
-# The two commands of the README need Python 3.11 or newer and make, nothing else.
+# The two commands of the README. Python 3.11 or newer and make are needed; see CONTRIBUTING.md for the tests.
 #
 #   make demo        install mlux into .venv and run the main job on the built-in model
 #   make test        install the tools too, then every check and every test
