@@ -65,10 +65,10 @@ class ProbingConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.folds < 2 or self.draws < 1 or not self.strength > 0:
+        if self.folds < 2 or self.draws < 1 or not 1e-12 <= self.strength <= 1e12:
             raise ValueError(
                 f"folds is {self.folds}, draws {self.draws} and strength {self.strength}; "
-                "expected at least 2, at least 1, and more than 0"
+                "expected at least 2, at least 1, and 1e-12 to 1e12"
             )
 
 

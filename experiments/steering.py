@@ -33,6 +33,7 @@ from mlux.prompts import Prompt
 from mlux.registry import Cost, experiment
 from mlux.results import Artifact, Fitted, Generation, Metric, Result, Values
 
+MOST_ALPHA = 1e6  # residual norms; beyond it half precision is infinite, and texts are noise
 METRICS = (
     Metric(
         name="positive_register",
@@ -132,6 +133,11 @@ class SteeringConfig:
             raise ValueError(f"judge is {self.judge!r}; it has to contain {{generation}}")
         if self.positive == self.negative:
             raise ValueError(f"positive and negative are both {self.positive!r}")
+        if any(abs(alpha) > MOST_ALPHA for alpha in self.alphas):
+            raise ValueError(
+                f"alphas are {', '.join(map(str, self.alphas))}; expected at most {MOST_ALPHA:g} "
+                "either way: they are in units of the residual norm"
+            )
         if len(set(self.alphas)) < len(self.alphas):
             raise ValueError(f"alphas names one twice: {', '.join(map(str, self.alphas))}")
 

@@ -342,3 +342,26 @@ def test_an_empty_name_stands_for_nothing(
     assert finished.returncode == 1
     assert advice in finished.stderr.splitlines()[-1]
     assert finished.stdout == ""
+
+
+def test_ctrl_c_before_it_has_begun_is_one_line_and_130() -> None:
+    script = (
+        "import builtins, mlux.cli\n"
+        "def stop(*_):\n"
+        "    raise KeyboardInterrupt\n"
+        "builtins.__import__ = stop\n"
+        "mlux.cli.main(['--version'])\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (finished.returncode, finished.stderr) == (130, "Error: Interrupted.\n")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "option"),
+    [("steering", "alphas=0,1e30"), ("probing", "strength=1e-320")],
+)
+def test_numbers_at_the_end_of_the_floats_are_one_line(
+    cli: Cli, experiment: str, option: str
+) -> None:
+    line = _one_line(cli("run", experiment, "--model", "demo", "-p", option), 1)
+    assert "expected at" in line

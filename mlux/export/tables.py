@@ -1,6 +1,7 @@
 """Tidy tables as Parquet or CSV: names in every row, one number a row, run after run."""
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,19 @@ def write_results(store: Store, runs: Sequence[str], path: Path, kind: str) -> l
 
 
 def write_folder(store: Store, runs: Sequence[str], folder: Path, kind: str) -> list[Path]:
-    """One file a table: runs, metrics, prompts, results, predictions, generations."""
+    """One file a table; if not all of them can be written, none of the folder stays."""
     if kind == "parquet":
         _pyarrow()  # before the folder is made
     folder.mkdir()
+    try:
+        return _write_tables(store, runs, folder, kind)
+    except BaseException:  # Ctrl-C too: half a folder would pass for all of it
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _write_tables(store: Store, runs: Sequence[str], folder: Path, kind: str) -> list[Path]:
+    """Runs, metrics, prompts, results, predictions, generations."""
     listed = compare.runs(store)
     listed = listed[listed["run"].isin(list(runs))].reset_index(drop=True)
     # A parameter may be a list in one run and a number in another; a column has one type.

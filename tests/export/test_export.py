@@ -218,3 +218,15 @@ def test_exporting_is_not_paid_for_by_others(recorded_db: Path) -> None:
     code = "import sys, mlux.export.tracking, mlux.export; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"mlflow", "pyarrow.parquet", "mlx"} & set(done.stdout.split())
+
+
+def test_an_interrupted_folder_does_not_stay(
+    store: Store, uids: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlux.export.tables.compare.predictions", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(store, uids, tmp_path / "tables", table_format="csv")
+    assert not (tmp_path / "tables").exists()
