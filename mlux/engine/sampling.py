@@ -1,5 +1,6 @@
 """How to generate: the options, and how the next token is drawn."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -58,7 +59,12 @@ class Options:
         }
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
-            if value is not None and (value < low or (high is not None and value > high)):
+            if value is None:
+                continue
+            if name not in ("temperature", "top_p", "min_p") and not isinstance(value, int):
+                # A count of 1.5 tokens is never reached, and the text never ends.
+                raise ParameterError(f"{name} is {value!r}; expected a whole number.")
+            if not low <= value <= (math.inf if high is None else high):  # nor is it nan
                 limits = f"at least {low}" if high is None else f"from {low} to {high}"
                 raise ParameterError(f"{name} is {value}; expected {limits}.")
         if self.kv_bits is not None and self.max_kv_size is not None:

@@ -9,13 +9,14 @@ Rimsky et al. (2024), "Steering Llama 2 via contrastive activation addition".
 from mlux.engine import HookWrapper, sites
 
 # isort: split
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
 
 from mlux.engine.passes import Hook
-from mlux.errors import HookError
+from mlux.errors import HookError, ParameterError
 from mlux.methods.steering_strength import auto_calibrate_alpha, suggest_alpha
 from mlux.methods.steering_vectors import compute_steering_vector, compute_steering_vectors
 
@@ -46,7 +47,12 @@ def create_steering_hook(vector: mx.array, alpha: float = 1.0) -> Hook:
         >>> steered = model.run_with_hooks("mary lives in", hooks=[("model.layers.3", hook)])
         >>> bool((steered == model.forward("mary lives in")).all())
         True
+
+    Raises:
+        ParameterError: If alpha is infinite or not a number.
     """
+    if not math.isfinite(alpha):
+        raise ParameterError(f"alpha is {alpha}; expected a finite number.")
     # float: a NumPy number would turn the product into a NumPy array.
     scaled = float(alpha) * vector.astype(mx.float32).reshape(-1)
 

@@ -242,6 +242,8 @@ def test_what_may_be_a_prompt() -> None:
     [
         ({"max_tokens": 0}, "max_tokens is 0; expected at least 1"),
         ({"temperature": -1}, "temperature is -1; expected at least 0"),
+        ({"temperature": float("nan")}, "temperature is nan; expected at least 0"),
+        ({"max_tokens": 1.5}, "max_tokens is 1.5; expected a whole number"),
         ({"top_p": 1.5}, "top_p is 1.5; expected from 0 to 1"),
         ({"kv_bits": 8, "max_kv_size": 9}, "cannot be quantised"),
     ],

@@ -14,7 +14,7 @@ import pytest
 from mlux import prompts, steering
 from mlux.engine import HookedModel, sites
 from mlux.engine.arrays import numbers, to_numpy
-from mlux.errors import ParameterError, UnknownNameError
+from mlux.errors import ParameterError, PromptError, UnknownNameError
 from mlux.methods import contrast, steering_fit, text_quality
 from mlux.methods.residuals import residuals_from_end
 from mlux.methods.steering_strength import SteeredLogits, least_strength, mean_residual_norm
@@ -235,3 +235,15 @@ def test_text_quality_is_counted_by_hand() -> None:
             logits = to_numpy(demo().forward([*row, *end[:place]])[0, -1])
             plain.append(np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[token])
         assert loss == pytest.approx(np.mean(plain), abs=1e-3)
+
+
+@pytest.mark.parametrize("alpha", [float("nan"), float("inf")])
+def test_no_strength_is_refused_before_the_model_runs(alpha: float) -> None:
+    with pytest.raises(ParameterError, match="expected a finite number"):
+        steering.create_steering_hook(mx.ones((128,)), alpha)
+
+
+def test_a_vector_of_no_prompts_is_refused() -> None:
+    model = HookedModel.from_pretrained("demo")
+    with pytest.raises(PromptError, match="the list is empty"):
+        steering.compute_steering_vector(model, ["the cat"], [], layer=2)
