@@ -33,10 +33,10 @@ lint: $(VENV)/.dev ## style, types, layers, dependencies
 	$(BIN)/deptry mlux experiments migrations
 
 pytest: $(VENV)/.dev ## the tests alone; ARGS="-k lens" chooses some
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 soak: $(VENV)/.dev ## the tests that take minutes: hundreds of kills, thousands of inputs
-	$(BIN)/pytest -m soak --timeout 1500 $(ARGS)
+	$(BIN)/pytest -n 2 -m soak --timeout 1500 $(ARGS)
 
 parity: $(VENV)/.parity ## the engine against transformers; TORCH=torch==2.13.0 chooses a torch
 	$(BIN)/pytest tests/parity $(ARGS)

@@ -23,8 +23,9 @@ WRITES: dict[str, Any] = {WRITING: True, "postgresql_readonly": False}
 
 # SQLite's primary code for a wrong statement: that is a bug of ours, not of the file or disk,
 _SQLITE_BUG = 1
-# unless a table is missing that every notebook of this revision has (psycopg: UndefinedTable).
-_NO_TABLE = "no such table"
+# unless a table is missing that every notebook of this revision has (psycopg: UndefinedTable), or a
+# text is none.
+_DAMAGED = ("no such table", "Could not decode to UTF-8")
 
 
 def parse(location: str | Path) -> tuple[Path | None, sa.URL | None]:
@@ -109,7 +110,7 @@ def clear_errors(location: str) -> Iterator[None]:
     except (DBAPIError, sqlite3.Error) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
         reason = str(cause).strip().partition("\n")[0]
-        if reason.startswith(_NO_TABLE) or type(cause).__name__ == "UndefinedTable":
+        if reason.startswith(_DAMAGED) or type(cause).__name__ == "UndefinedTable":
             raise StoreError(
                 f"Database {location} is damaged: {reason}. Put a backup in its place; "
                 "mlux sql reads what is left of it."
