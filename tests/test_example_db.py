@@ -88,3 +88,18 @@ def test_every_command_under_a_finding_prints_that_finding(
 def _words(table: str) -> list[list[str]]:
     """A table's texts, line by line, without the mark of the best value."""
     return [line.replace("*", "").split() for line in table.splitlines()]
+
+
+def test_every_run_of_it_is_verified(tmp_path: Path) -> None:
+    """The numbers are found again, by the code and on the model that made them.
+
+    If an experiment was changed, rebuild the file: python -m tools.example_db
+    """
+    from mlux import compare
+    from mlux.verify import verify
+
+    db = Path(shutil.copy(EXAMPLE, tmp_path / "example.db"))
+    for uid in compare.runs(db)["run"]:
+        found = verify(uid, db=db)
+        assert found.n_different == 0, found.first
+        assert {one.part for one in found.changed} <= {"versions", "environment"}, found.changed
