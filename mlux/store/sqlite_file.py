@@ -5,6 +5,7 @@ that it is asked to open; so a file that may be somebody else's is looked at wit
 """
 
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -171,7 +172,8 @@ def known_revision(tables: set[str], versions: list[str], shown: str) -> str | N
     if not tables - {"alembic_version"}:
         return None
     # Alembic serves others too (MLflow's database has runs and metrics), so ours are told by both.
-    ours = len(versions) == 1 and versions[0][:1] == "r" and versions[0][1:].isdigit()
+    # A damaged file may hold anything in place of its revision.
+    ours = len(versions) == 1 and re.fullmatch(r"r\d+", str(versions[0])) is not None
     if ours and "layer_results" in tables:
         return versions[0]
     raise StoreError(f"Cannot use {shown}: it is a database of another program. Choose another.")
