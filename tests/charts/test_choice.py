@@ -35,11 +35,11 @@ def store(tmp_path: Path) -> Iterator[Store]:
         ("logit_lens", [("layer_profile", "answer_probability"), ("lens_grid", None)]),
         (
             "induction_heads",
-            [("head_heatmap", "prefix_matching_score"), ("conditions", "second_repeat_accuracy")],
+            [("head_heatmap", "prefix_matching_score")],
         ),
         (
             "activation_patching",
-            [("head_heatmap", "patching_effect"), ("patching_heatmap", "patching_effect")],
+            [("head_heatmap", "answer_probability"), ("patching_heatmap", "answer_probability")],
         ),
     ],
 )
