@@ -49,7 +49,8 @@ def layer_results(store: Store, runs: frames.Runs, metric: str | None = None) ->
             name: _named(connection, name, ids[name][0], ids[name][1])
             for name in ("run", "experiment", "model", "prompt", "condition")
         }
-        present, codes = np.unique(rows["metric_id"], return_inverse=True)
+        # By hashing: np.unique would sort a column as long as the result.
+        codes, present = pd.factorize(rows["metric_id"], sort=True)
         table["metric"] = _named(connection, "metric", present, codes)
     for name in _PLACES:
         table[name] = frames.places(rows[name])
