@@ -211,7 +211,8 @@ def _wide(frame: pd.DataFrame, columns: Sequence[str], chart: str) -> pd.DataFra
         by = [name for name in ("run", "experiment", "model") if name in frame.columns]
         plain = frame.assign(**{name: frame[name].astype(object) for name in [*by, "metric"]})
         means = plain.groupby([*by, "metric"], sort=False)["value"].mean()
-        frame = means.unstack("metric").reset_index()
+        # In the order in which the metrics come; by itself it would be that of the alphabet.
+        frame = means.unstack("metric")[data.distinct(frame, "metric")].reset_index()
     frame = data.need(frame, columns, chart)
     for name in columns:
         if pd.to_numeric(frame[name], errors="coerce").isna().all():

@@ -17,8 +17,8 @@ from mlux.store.session import Store
 FORMATS = ("parquet", "csv")
 
 _METRICS = """
-SELECT DISTINCT m.name, m.unit, m.better, m.description FROM run_metrics AS r
-JOIN metrics AS m ON m.id = r.metric_id WHERE r.run_id IN :runs ORDER BY 1, 2, 3, 4
+SELECT m.name, m.unit, m.better, m.description FROM run_metrics AS r
+JOIN metrics AS m ON m.id = r.metric_id WHERE r.run_id IN :runs ORDER BY r.run_id, r.place
 """
 _PROMPTS = """
 SELECT DISTINCT r.uid AS run, p.text AS prompt, p.corrupted, p.answer, p.wrong_answer, p.subject,
@@ -56,7 +56,7 @@ def _write_tables(store: Store, runs: Sequence[str], folder: Path, kind: str) ->
         listed[name] = [_as_text(params[run].get(option)) for run in listed["run"]]
     tables: dict[str, Iterator[pd.DataFrame]] = {
         "runs": iter([listed]),
-        "metrics": iter([_query(store, _METRICS, runs)]),
+        "metrics": iter([_query(store, _METRICS, runs).drop_duplicates(ignore_index=True)]),
         "prompts": iter([_query(store, _PROMPTS, runs)]),
         "results": (compare.layer_results([run], db=store) for run in runs),
         "predictions": (compare.predictions([run], db=store) for run in runs),

@@ -44,8 +44,8 @@ def create_run(store: Store, spec: RunSpec) -> str:
         insert(
             connection,
             "run_metrics",
-            "run_id, metric_id",
-            [(run, _metric(connection, metric)) for metric in spec.metrics],
+            "run_id, metric_id, place",
+            [(run, _metric(connection, metric), at) for at, metric in enumerate(spec.metrics)],
         )
         _put_trials(connection, run, spec)
         record_event(connection, uid, "created", f"{len(spec.trials)} trials")

@@ -5,7 +5,7 @@ its run and trial, and each name is looked up once.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,8 @@ def layer_results(store: Store, runs: frames.Runs, metric: str | None = None) ->
 
     Returns:
         `run experiment model prompt condition metric layer head position value`, by run, metric,
-        trial and place. Names are categoricals; places are `Int64`, NA where there is none.
+        trial and place; metrics come as their run declares them. Names are categoricals; places are
+        `Int64`, NA where there is none.
 
     Raises:
         UnknownNameError: If there is no such run, or the runs have no such metric.
@@ -42,7 +43,8 @@ def layer_results(store: Store, runs: frames.Runs, metric: str | None = None) ->
         keys = sorted(frames.run_keys(store, connection, runs).values())
         _, values = frames.of_metric(connection, keys, metric)
         trials = _trials(connection, keys)
-    rows = _rows(store, keys, values.get("metrics"))
+        declared = _declared(connection, keys)
+    rows = _as_declared(_rows(store, keys, values.get("metrics")), declared)
     ids = _ids(trials, rows)
     with store.reading() as connection:
         table: dict[str, Any] = {
@@ -50,7 +52,7 @@ def layer_results(store: Store, runs: frames.Runs, metric: str | None = None) ->
             for name in ("run", "experiment", "model", "prompt", "condition")
         }
         # By hashing: np.unique would sort a column as long as the result.
-        codes, present = pd.factorize(rows["metric_id"], sort=True)
+        codes, present = pd.factorize(rows["metric_id"])
         table["metric"] = _named(connection, "metric", present, codes)
     for name in _PLACES:
         table[name] = frames.places(rows[name])
@@ -94,6 +96,34 @@ def _rows(
     return {name: found[name].astype(kind, copy=False) for name, kind in kinds.items()}
 
 
+def _declared(connection: sa.Connection, keys: Sequence[int]) -> dict[tuple[int, int], int]:
+    """Run and metric → the metric's place in the run, by run and metric."""
+    query = sa.text(
+        "SELECT run_id, metric_id, place FROM run_metrics WHERE run_id IN :runs ORDER BY 1, 2"
+    ).bindparams(sa.bindparam("runs", expanding=True))
+    rows = connection.execute(query, {"runs": list(keys)}).all()
+    return {(run, metric): place for run, metric, place in rows}
+
+
+def _as_declared(
+    rows: Mapping[str, npt.NDArray[Any]], declared: Mapping[tuple[int, int], int]
+) -> Mapping[str, npt.NDArray[Any]]:
+    """The rows, which come by run and metric, with the metrics of each run in its order."""
+    order = [(run, place) for (run, _), place in declared.items()]
+    if order == sorted(order) or not len(rows["value"]):
+        return rows
+    run, metric = rows["run_id"], rows["metric_id"]
+    starts = np.flatnonzero((np.diff(run) != 0) | (np.diff(metric) != 0)) + 1
+    blocks = [slice(*ends) for ends in pairwise([0, *starts.tolist(), len(run)])]
+
+    def place(block: slice) -> tuple[int, int]:
+        key = int(run[block.start]), int(metric[block.start])
+        return key[0], declared.get(key, len(declared))
+
+    blocks.sort(key=place)
+    return {name: np.concatenate([column[b] for b in blocks]) for name, column in rows.items()}
+
+
 def _list(ids: Sequence[int]) -> str:
     """Keys as SQL; they are integers that the database itself gave."""
     return ", ".join(str(int(key)) for key in ids)
@@ -130,5 +160,7 @@ def _named(
 ) -> "pd.Categorical[str]":
     """Codes of ids as a categorical of the ids' names."""
     names = frames.named(connection, kind, ids)
+    if kind == "metric":  # as they come, not as they were filed
+        names = names.reorder_categories(list(dict.fromkeys(names)))
     own = names.codes.astype(np.int64)[codes] if len(ids) else codes
     return pd.Categorical.from_codes(own, categories=names.categories, validate=False)

@@ -40,7 +40,7 @@ class RunSpec:
         description: Its docstring's first line.
         paper: Whose definition it follows.
         code_hash: SHA-256 of its file.
-        metrics: What its numbers mean.
+        metrics: What its numbers mean, in the order in which the experiment declares them.
         trials: What is to be done, in this order; a trial's number is its place here.
         params: The experiment's options.
         batch_size: Trials in one forward pass; None if chosen by the runner.
@@ -98,6 +98,7 @@ class StoredRun:
 
     Attributes:
         uid: Its name.
+        metrics: What its numbers mean, in the order in which the experiment declared them.
         model_label: The model's name, made unique where two models share it.
         pending: The numbers of the trials that are not done, failed ones included.
         failures: Number of a failed trial → why.

@@ -123,11 +123,11 @@ def _conditions(connection: sa.Connection, run: int) -> dict[int, dict[str, str]
 
 
 def _metrics(connection: sa.Connection, run: int) -> tuple[Metric, ...]:
-    """The metrics that a run declares."""
+    """The metrics that a run declares, in its order."""
     rows = connection.execute(
         sa.text(
             "SELECT m.name, m.unit, m.description, m.better FROM run_metrics AS r "
-            "JOIN metrics AS m ON m.id = r.metric_id WHERE r.run_id = :run ORDER BY m.id"
+            "JOIN metrics AS m ON m.id = r.metric_id WHERE r.run_id = :run ORDER BY r.place"
         ),
         {"run": run},
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic import make_finished, make_model, make_spec, write_run
+from synthetic import METRICS, make_finished, make_model, make_spec, write_run
 
 from mlux import charts, compare
 from mlux.charts.suitable import suggestions
@@ -39,7 +39,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
         ),
         (
             "activation_patching",
-            [("head_heatmap", "answer_probability"), ("patching_heatmap", "answer_probability")],
+            [("head_heatmap", "patching_effect"), ("patching_heatmap", "patching_effect")],
         ),
     ],
 )
@@ -107,6 +107,35 @@ def test_an_experiment_that_mlux_does_not_know_is_drawn_by_its_axes(
     drawn = scene(charts.chart_for(uid, db=store))
     assert "shift (nats)" in drawn.texts("axis-title")
     assert drawn.texts("title-subtitle")[0] == "mine · toy · n = 4 prompts"
+
+
+def _shift_and_logit_diff(trial: int) -> FinishedTrial:
+    curves = [
+        Values(metric=name, values=[0.1, 0.2, factor * trial], axes=("layer",))
+        for name, factor in (("logit_diff", 1.0), ("shift", 2.0))
+    ]
+    return FinishedTrial(trial=trial, results=curves)
+
+
+def test_the_metric_that_an_experiment_declares_first_is_drawn_first(store: Store) -> None:
+    """Also where an earlier experiment brought the others into the database before it."""
+    first = make_spec(experiment="first", metrics=METRICS[1:2])
+    write_run(store, first, make=lambda trial: FinishedTrial(trial=trial, results=[]))
+    spec = make_spec(experiment="mine", metrics=(*SHIFT, METRICS[1]))
+    uid = write_run(store, spec, make=_shift_and_logit_diff)
+    assert [(item.chart, item.metric) for item in suggestions(uid, db=store)] == [
+        ("layer_profile", "shift")
+    ]
+    drawn = charts.chart_for(uid, db=store)
+    assert drawn.to_dict()["usermeta"]["mlux"]["metric"] == "shift"
+    assert "shift (nats)" in scene(drawn).texts("axis-title")
+    fewer = make_spec(experiment="mine", metrics=spec.metrics, n_prompts=3)
+    both = [uid, write_run(store, fewer, make=_shift_and_logit_diff)]
+    across = charts.chart_for(both, chart="parallel_coordinates", db=store)
+    axes = [text for text in scene(across).texts("axis-label") if text in ("shift", "logit_diff")]
+    assert axes == ["shift", "logit_diff"]
+    scatter = charts.chart_for(both, chart="run_scatter", db=store)
+    assert scatter.to_dict()["usermeta"]["mlux"]["metric"] == "shift,logit_diff"
 
 
 def test_two_runs_on_two_models_are_drawn_together(store: Store) -> None:

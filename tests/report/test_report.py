@@ -114,13 +114,13 @@ def test_what_a_chart_shows_is_what_its_sql_gives(example: str) -> None:
     profile = figures["answer_probability by layer"].chart.to_dict()["data"]["values"]
     of_sql = {round(row[3], 9) for row in answers["answer_probability by layer"]}
     assert of_sql == {round(row["value"], 9) for row in profile}
-    heads = figures["answer_probability by head"].chart.to_dict()["data"]["values"]
+    heads = figures["patching_effect by head"].chart.to_dict()["data"]["values"]
     drawn = {(row["layer"], row["head"]): round(row["value"], 9) for row in heads}
-    of_sql = {(row[2], row[3]): round(row[4], 9) for row in answers["answer_probability by head"]}
+    of_sql = {(row[2], row[3]): round(row[4], 9) for row in answers["patching_effect by head"]}
     assert of_sql == drawn
-    tokens = figures["answer_probability by layer and token"].chart.to_dict()["data"]["values"]
+    tokens = figures["patching_effect by layer and token"].chart.to_dict()["data"]["values"]
     drawn = {(row["layer"], row["position"]): row["value"] for row in tokens}
-    rows = answers["answer_probability by layer and token"]
+    rows = answers["patching_effect by layer and token"]
     assert {(row[2], row[3]): row[4] for row in rows} == pytest.approx(drawn)
     lens = figures["Top token by layer"].chart.to_dict()["data"]["values"]
     assert len(answers["Top token by layer"]) == len(lens)

@@ -37,7 +37,7 @@ PARTS = {
     "tags": "SELECT name, value FROM run_tags WHERE run_id = :run",
     "versions": "SELECT package, version FROM run_versions WHERE run_id = :run",
     "metrics": """
-      SELECT k.name, k.unit, k.better, k.description FROM run_metrics AS v
+      SELECT v.place, k.name, k.unit, k.better, k.description FROM run_metrics AS v
       JOIN metrics AS k ON k.id = v.metric_id WHERE v.run_id = :run""",
     "events": "SELECT at, kind, message FROM run_events WHERE run_id = :run",
     "trials": """

@@ -79,6 +79,8 @@ def test_every_table_is_strict_and_every_constraint_has_its_name(
         ("INSERT INTO trials SELECT run_id, 50, prompt_id, condition_id, 'pending', NULL, NULL, "
          "NULL FROM trials WHERE trial = 0", "UNIQUE"),
         ("DELETE FROM models", "FOREIGN KEY"),
+        ("UPDATE run_metrics SET place = -1 WHERE place = 0", "ck_run_metrics_place_counts_from_0"),
+        ("UPDATE run_metrics SET place = 0 WHERE place = 1", "UNIQUE"),
     ],
 )  # fmt: skip
 def test_nonsense_is_refused(store: Store, statement: str, complaint: str) -> None:
@@ -119,7 +121,7 @@ def test_the_first_revision_goes_back_to_nothing(store: Store) -> None:
 
 NEXT = """
 from alembic import op
-revision, down_revision, branch_labels, depends_on = "r0003", "r0002", None, None
+revision, down_revision, branch_labels, depends_on = "r0004", "r0003", None, None
 
 def upgrade() -> None:
     op.execute("ALTER TABLE runs ADD COLUMN mood TEXT")
@@ -132,8 +134,8 @@ def with_another_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """As if this mlux knew one more revision, whose file is returned."""
     folder = Path(shutil.copytree(schema.migrations_folder(), tmp_path / "later 100%"))
     monkeypatch.setattr(schema, "migrations_folder", lambda: folder)
-    monkeypatch.setattr(session, "HEAD", "r0003")
-    return folder / "versions" / "r0003_another.py"
+    monkeypatch.setattr(session, "HEAD", "r0004")
+    return folder / "versions" / "r0004_another.py"
 
 
 def test_an_upgrade_keeps_the_data_and_a_backup_of_before(
@@ -143,13 +145,13 @@ def test_an_upgrade_keeps_the_data_and_a_backup_of_before(
         uid = write_run(store)
     request.getfixturevalue("with_another_revision").write_text(NEXT.format(then=""))
 
-    with pytest.raises(StoreError, match=r"at revision r0002; this mlux needs r0003.*db upgrade"):
+    with pytest.raises(StoreError, match=r"at revision r0003; this mlux needs r0004.*db upgrade"):
         Store.open(db)
     with Store.open(db, write=True) as store, store.reading() as connection:
         rows = connection.exec_driver_sql("SELECT uid, mood FROM runs").fetchall()
     assert rows == [(uid, None)]
 
-    backup = db.with_name("mlux.db.backup-r0002")
+    backup = db.with_name("mlux.db.backup-r0003")
     assert "mood" not in schema_of(backup)["runs"]
     with closing(sqlite3.connect(backup)) as connection:
         assert connection.execute("SELECT uid FROM runs").fetchall() == [(uid,)]

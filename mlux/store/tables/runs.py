@@ -93,10 +93,15 @@ class RunMetric(Base):
     """A metric that the run declares, as it was defined then."""
 
     __tablename__ = "run_metrics"
-    __table_args__ = table(clustered=True)
+    __table_args__ = table(
+        UniqueConstraint("run_id", "place"),
+        CheckConstraint("place >= 0", name="place_counts_from_0"),
+        clustered=True,
+    )
 
     run_id: Mapped[RunKey]
     metric_id: Mapped[int] = mapped_column(ForeignKey("metrics.id"), primary_key=True)
+    place: Mapped[int] = mapped_column(doc="0, 1, 2, … as the experiment declares them")
 
 
 class RunEvent(Base):
