@@ -12,9 +12,9 @@ from mlux.engine.arrays import numbers
 from mlux.engine.batching import pad
 from mlux.engine.spans import subject_span
 from mlux.engine.trials import EncodedPrompt, PromptBatch, Trial
-from mlux.methods.prompt_rows import prompts_pass
+from mlux.methods.prompt_rows import prompts_in_budget, prompts_pass
 from mlux.methods.scores import answer_logprob, answer_rank
-from mlux.methods.sweeps import BasePass, rows_within
+from mlux.methods.sweeps import BasePass
 from mlux.methods.two_hop import back_patches
 from mlux.metrics import ACCURACY, ANSWER_PROBABILITY, ANSWER_RANK
 from mlux.registry import Cost, experiment
@@ -115,7 +115,9 @@ def back_patching(
         trials = [trial for trial in trials if trial.encoded.prompt in batch.fitted]
     if trials:
         seq = len(trials[0].encoded.ids)  # of all: a batch has one length
-        rows = rows_within(model, seq=seq, n_edits=len(trials), budget=batch.memory)
+        rows = prompts_in_budget(
+            model, len(trials), seq=seq, site="resid_post", memory=batch.memory
+        )
         for start in range(0, len(trials), rows):
             yield from _patch(model, batch, trials[start : start + rows])
 
@@ -125,11 +127,11 @@ def _patch(
 ) -> Iterator[tuple[Trial, Result]]:
     control = batch.condition.get("control")
     source_layer = int(batch.condition["source_layer"])
-    base = _pass(model, [trial.encoded for trial in trials])
+    base = _pass(model, [trial.encoded for trial in trials], batch.memory)
     source = None
     if control == "other_prompt":
         others = [batch.fitted[trial.encoded.prompt] for trial in trials]
-        source = _aligned(model, batch.condition["at"], others, trials, source_layer)
+        source = _aligned(model, batch, others, trials, source_layer)
         for trial, other in zip(trials, others, strict=True):
             yield trial, RanTokens(role="patched_from", token_ids=other.ids)
     answers = mx.array([trial.encoded.answer for trial in trials])
@@ -158,9 +160,9 @@ def _patch(
                 yield trial, Values(metric=name, values=[value], axes=("layer",), index=index)  # type: ignore[arg-type] # the axis' name
 
 
-def _pass(model: HookedModel, prompts: Sequence[EncodedPrompt]) -> BasePass:
+def _pass(model: HookedModel, prompts: Sequence[EncodedPrompt], memory: int) -> BasePass:
     tokens = pad([encoded.ids for encoded in prompts]).tokens
-    return prompts_pass(model, tokens, site="resid_post")
+    return prompts_pass(model, tokens, site="resid_post", memory=memory)
 
 
 def _place(model: HookedModel, at: str, encoded: EncodedPrompt) -> int:
@@ -170,14 +172,15 @@ def _place(model: HookedModel, at: str, encoded: EncodedPrompt) -> int:
 
 def _aligned(
     model: HookedModel,
-    at: str,
+    batch: PromptBatch,
     others: Sequence[EncodedPrompt],
     trials: Sequence[Trial],
     layer: int,
 ) -> dict[str, mx.array]:
     """The other prompts' residual stream, moved to where these prompts are patched."""
     path = sites.resid_post(layer)
-    held = _pass(model, others).cache[path]
+    held = _pass(model, others, batch.memory).cache[path]
+    at = batch.condition["at"]
     rows = [
         mx.roll(held[row], _place(model, at, trial.encoded) - _place(model, at, other), 0)
         for row, (trial, other) in enumerate(zip(trials, others, strict=True))

@@ -154,7 +154,7 @@ def _effects(
         group, count = map(int, batch.condition["group"].split("/"))
         width = neurons(model, source[:1], [0])[0].shape[-1]
         chosen = range(width * (group - 1) // count, width * group // count)
-        return neuron_effects(model, source, target, [chosen], **answers)
+        return neuron_effects(model, source, target, [chosen], memory=batch.memory, **answers)
     edits = every_edit(model, mediator, len(source), by_position=False)
     if batch.condition.get("control") == "random":
         generator = random.Random(f"{batch.seed} {trial.number}")

@@ -14,9 +14,8 @@ from mlux.engine.spans import Span, subject_span, text_span
 from mlux.engine.trials import PromptBatch, Trial
 from mlux.errors import PromptError
 from mlux.methods.entity_binding import Binding, exchanged, find_binding
-from mlux.methods.prompt_rows import prompts_pass
+from mlux.methods.prompt_rows import prompts_in_budget, prompts_pass
 from mlux.methods.scores import logit_diff, scored_logits
-from mlux.methods.sweeps import rows_within
 from mlux.metrics import CLEAN_LOGIT_DIFF, CORRUPTED_LOGIT_DIFF, LOGIT_DIFF
 from mlux.registry import Cost, experiment
 from mlux.results import Metric, Result, Values
@@ -89,7 +88,7 @@ def entity_binding(
     positions of the context.
     """
     seq = len(batch.trials[0].encoded.ids)  # of all: a batch has one length
-    rows = rows_within(model, seq=seq, n_edits=len(batch), budget=batch.memory)
+    rows = prompts_in_budget(model, len(batch), seq=seq, site="resid_pre", memory=batch.memory)
     for start in range(0, len(batch), rows):
         yield from _exchange(model, batch, batch.trials[start : start + rows])
 
@@ -101,9 +100,8 @@ def _exchange(
         mx.array([getattr(trial.encoded, role) for trial in trials])
         for role in ("answer", "wrong_answer")
     )
-    base = prompts_pass(
-        model, pad([trial.encoded.ids for trial in trials]).tokens, site="resid_pre"
-    )
+    tokens = pad([trial.encoded.ids for trial in trials]).tokens
+    base = prompts_pass(model, tokens, site="resid_pre", memory=batch.memory)
     others = pad([trial.encoded.corrupted or () for trial in trials])
     spans = [_spans(model, batch, trial) for trial in trials]
     clean = numbers(logit_diff(base.logits, answers, wrong))

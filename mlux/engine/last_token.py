@@ -93,20 +93,6 @@ def _try_sharing(model: HookedModel) -> bool:
     return bool(numbers(mx.max(mx.abs(rows - whole))) <= allowed)
 
 
-def cache_bytes(model: HookedModel, n_tokens: int) -> int:
-    """Bytes that the cache of so many tokens takes in one row, at most.
-
-    Example:
-        >>> from mlux import HookedModel
-        >>> cache_bytes(HookedModel.from_pretrained("demo"), 10)
-        30720
-    """
-    config = model.config
-    width = config["n_kv_heads"] * config["d_head"]
-    size: int = 2 * config["n_layers"] * n_tokens * width * model.resid_dtype.size
-    return size
-
-
 def _read(model: HookedModel, tokens: mx.array) -> list[Any]:
     from mlx_lm.models.cache import make_prompt_cache
 

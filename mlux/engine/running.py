@@ -127,6 +127,7 @@ class Running:
         *,
         positions: mx.array | None = None,
         edits: Sequence[tuple[str, Hook]] = (),
+        lazy: bool = False,
     ) -> tuple[mx.array, ActivationCache]:
         """Runs the model and keeps activations.
 
@@ -144,6 +145,7 @@ class Running:
                 stream after each block and what each attention and MLP adds.
             positions: [batch], the one position of each row to unembed; by default all.
             edits: Hooks as in `run_with_hooks`; what is kept is what flows on after them.
+            lazy: Leave it to the caller to evaluate what is returned.
 
         Returns:
             Logits [batch, seq, vocab_size] ([batch, 1, vocab_size] with `positions`), and the
@@ -163,7 +165,8 @@ class Running:
         self._unembed_only(state, positions)
         logits = self._run(state, tokens)
         logits = self._unembedded(logits, positions)
-        mx.eval(logits, list(state.captured.values()))
+        if not lazy:
+            mx.eval(logits, state.captured)
         return logits, ActivationCache(state.captured)
 
     def run_with_hooks(

@@ -21,13 +21,12 @@ import numpy as np
 
 from mlux.engine import HookedModel, HookWrapper
 from mlux.engine.arrays import numbers, to_numpy
-from mlux.engine.memory import below
 from mlux.engine.passes import Hook
 from mlux.engine.trials import MEMORY
-from mlux.methods.budget import ceiling, rows_in_budget
+from mlux.methods.budget import batches_in_budget
 from mlux.methods.edits import Edit, Row, by_first_layer, edits_of, layers_with
 from mlux.methods.scores import answer_logprob
-from mlux.methods.sweeps import BasePass, base_pass, sweep
+from mlux.methods.sweeps import BasePass, Kept, base_passes, inputs_of, sweep
 
 RestoredSite = Literal["resid_post", "mlp_out", "attn_out"]
 EMBEDDING = "model.embed_tokens"
@@ -128,12 +127,13 @@ def causal_trace(
     starts = [layer for layer, _ in by_first_layer(rows_of)]
     at = len(ids) - 1
 
-    def passes(draws: mx.array) -> tuple[BasePass, BasePass]:
-        rows = draws.shape[0]
-        hooks = [(EMBEDDING, _plus(draws))]
-        base = base_pass(model, ids, rows=rows, position=at, starts=starts, hooks=hooks)
-        clean = base_pass(model, ids, rows=rows, position=at, starts=(), keep=kept)
-        return base, clean
+    def passes(draws: mx.array, **shares: int) -> tuple[BasePass, BasePass]:
+        noised = Kept(ids=ids, paths=inputs_of(starts), hooks=[(EMBEDDING, _plus(draws))])
+        clean = Kept(ids=ids, paths=kept)
+        base, source = base_passes(
+            model, [noised, clean], rows=draws.shape[0], position=at, **shares
+        )
+        return base, source
 
     def trial(rows: int) -> object:
         base, clean = passes(noise[mx.arange(rows) % samples])
@@ -141,12 +141,12 @@ def causal_trace(
             mx.eval(answer_logprob(logits, answer))
         return base, clean
 
-    rows = rows_in_budget(
+    rows, lanes = batches_in_budget(
         model,
         trial,
         key=("trace", len(ids), site, window),
         budget=memory,
-        most=samples * max(len(group) for _, group in by_first_layer(rows_of)),
+        groups=[samples * len(group) for _, group in by_first_layer(rows_of)],
         seq=len(ids),
     )
     together = min(samples, rows)
@@ -154,19 +154,19 @@ def causal_trace(
     order = [number for _, row_numbers in _in_order(rows_of) for number in row_numbers]
     sums = [0.0] * len(rows_of)
     at_noise, at_clean = 0.0, 0.0
-    with below(ceiling(memory)):
-        for start in range(0, samples, together):
-            draws = noise[start : start + together]
-            count = draws.shape[0]
-            copies = max(1, rows // count)
-            base, clean = passes(mx.concatenate([draws] * copies))
-            at_noise += sum(_probabilities(base.logits[:count], answer))
-            at_clean += sum(_probabilities(clean.logits[:count], answer))
-            repeated = [rows_of[number] for number in order for _ in range(count)]
-            numbered = (number for number in order for _ in range(count))
-            for chunk, logits in sweep(model, base, clean.cache, repeated, position=at):
-                for value in _probabilities(logits[: len(chunk)], answer):
-                    sums[next(numbered)] += value
+    for start in range(0, samples, together):
+        draws = noise[start : start + together]
+        count = draws.shape[0]
+        copies = max(1, rows // count)
+        base, clean = passes(mx.concatenate([draws] * copies), lanes=lanes, memory=memory)
+        at_noise += sum(_probabilities(base.logits[:count], answer))
+        at_clean += sum(_probabilities(clean.logits[:count], answer))
+        repeated = [rows_of[number] for number in order for _ in range(count)]
+        numbered = (number for number in order for _ in range(count))
+        for chunk, logits in sweep(model, base, clean.cache, repeated, position=at):
+            for value in _probabilities(logits[: len(chunk)], answer):
+                sums[next(numbered)] += value
+        del base, clean  # or the next two would meet them
     restored = [total / samples for total in sums]
     return Trace(
         clean=at_clean / samples,

@@ -157,16 +157,6 @@ def by_first_layer(edits: Iterable[Row]) -> list[tuple[int, list[Row]]]:
     return sorted(by_layer.items())
 
 
-def largest_batch(edits: Sequence[Row]) -> int:
-    """The most rows that begin at one layer, and so can share a batch.
-
-    Example:
-        >>> largest_batch([Edit(site="attn_out", layer=layer) for layer in (0, 1, 1)])
-        2
-    """
-    return max(len(of_layer) for _, of_layer in by_first_layer(edits))
-
-
 def replacing(rows: Sequence[Sequence[Edit]], source: Source) -> list[tuple[str, Hook]]:
     """Hooks that make the edits of each row in its row of a batch, in the order of the layers.
 

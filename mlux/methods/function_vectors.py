@@ -19,11 +19,12 @@ import mlx.core as mx
 from mlux.engine import HookedModel, HookWrapper, sites
 from mlux.engine.arrays import numbers
 from mlux.engine.batching import TokenBatch
-from mlux.engine.last_token import LastToken, cache_bytes
+from mlux.engine.last_token import LastToken, can_share
 from mlux.engine.passes import Hook
 from mlux.engine.trials import MEMORY
 from mlux.errors import ParameterError
 from mlux.methods.ablation import Head
+from mlux.methods.budget import batches_in_budget
 from mlux.methods.scores import answer_logprob
 
 ByLayer = Mapping[int, mx.array]
@@ -48,7 +49,7 @@ def indirect_effects(
         ids: Token ids of the corrupted prompt.
         means: Layer → mean z of its heads over few-shot prompts of the task, [n_heads, d_head].
         answer: The answer's token id.
-        memory: Bytes for what the rows share of the prompt, once for each.
+        memory: Bytes that it may hold at once beside the model.
 
     Returns:
         Layer → for each head the answer's probability with the mean output, minus without.
@@ -62,14 +63,32 @@ def indirect_effects(
         4
     """
     heads = [(layer, head) for layer, mean in means.items() for head in range(mean.shape[0])]
-    rows = max(1, min(len(heads), memory // max(1, cache_bytes(model, len(ids)))))
+
+    def run(last: LastToken, chunk: Sequence[Head], rows: int) -> mx.array:
+        """The answer's probability [rows], each row with another head replaced."""
+        probability = mx.exp(answer_logprob(last.run(_replacements(chunk, means, rows)), answer))
+        mx.eval(probability)
+        return probability
+
+    def trial(rows: int) -> object:
+        last = LastToken(model, ids, rows=rows)
+        return last, run(last, [], rows), run(last, heads[:1] * rows, rows)
+
+    rows, _ = batches_in_budget(
+        model,
+        trial,
+        key=("last token", len(ids)),
+        budget=memory,
+        groups=[len(heads)],
+        seq=len(ids),
+        computed=1 if can_share(model) else None,
+    )
     last = LastToken(model, ids, rows=rows)
-    before = mx.exp(answer_logprob(last.run(), answer))
+    before = run(last, [], rows)
     effects: dict[int, list[float]] = {layer: [] for layer in means}
     for start in range(0, len(heads), rows):
         chunk = heads[start : start + rows]
-        logits = last.run(_replacements(chunk, means, rows))
-        gained = numbers(mx.exp(answer_logprob(logits, answer)) - before)
+        gained = numbers(run(last, chunk, rows) - before)
         for (layer, _), gain in zip(chunk, gained, strict=False):
             effects[layer].append(gain)
     return effects

@@ -1,18 +1,24 @@
 """The effects of many mediators at once; definitions and source in `mediation`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import mlx.core as mx
 
 from mlux.engine import HookedModel, sites
 from mlux.engine.arrays import numbers
+from mlux.engine.lanes import side_by_side
 from mlux.engine.trials import MEMORY
+from mlux.methods.budget import batches_in_budget
 from mlux.methods.edits import Row
 from mlux.methods.neurons import neurons as all_neurons
 from mlux.methods.neurons import replacing_neurons
 from mlux.methods.scores import logit_diff
-from mlux.methods.sweeps import base_pass, sweep_edits
+from mlux.methods.sweeps import BasePass, Kept, base_passes, inputs_of, sweep_edits
+
+_Ends = tuple[list[BasePass], list[dict[int, mx.array]]]
+"""The runs of source and target, and the neurons of both by layer."""
 
 
 class Mediated(NamedTuple):
@@ -88,6 +94,7 @@ def neuron_effects(
     *,
     answer: int,
     wrong_answer: int,
+    memory: int = MEMORY,
 ) -> list[Mediated]:
     """Indirect and direct effect of groups of neurons in every layer, at all positions.
 
@@ -98,6 +105,7 @@ def neuron_effects(
         groups: Numbers of neurons, the same in every layer.
         answer: The token that the source prompt favours.
         wrong_answer: The token that the target prompt favours.
+        memory: Bytes that it may hold at once beside the model.
 
     Example:
         >>> from mlux import HookedModel
@@ -110,29 +118,62 @@ def neuron_effects(
 
     Raises:
         HookError: If a layer has no neurons to speak of.
+        ParameterError: If one row alone needs more memory.
     """
     layers = range(len(model.layers))
-    at = [
-        base_pass(model, ids, rows=len(groups), position=len(ids) - 1) for ids in (source, target)
-    ]
-    held = [all_neurons(model, ids, layers) for ids in (source, target)]
+    prompts = [Kept(ids=ids, paths=inputs_of(layers)) for ids in (source, target)]
 
-    def exchanged(into: int, other: int) -> Iterator[mx.array]:
-        """The logit differences of a run with each group of each layer from the other."""
-        for layer in layers:
-            logits, _ = model.run_from(
-                layer,
-                at[into].cache[sites.resid_pre(layer)],
-                pre_hooks=replacing_neurons(model, layer, groups, held[other]),
-                positions=mx.full((len(groups),), at[into].tokens.shape[1] - 1, dtype=mx.int32),
-                tokens=at[into].tokens,
-            )
-            yield logit_diff(logits[:, 0], answer, wrong_answer) - untouched
+    def passes(rows: int, **shares: int) -> _Ends:
+        """The runs of both prompts, and their neurons."""
+        runs = base_passes(model, prompts, rows=rows, position=len(source) - 1, **shares)
+        return runs, [all_neurons(model, one.ids, layers) for one in prompts]
 
-    untouched = logit_diff(at[1].logits, answer, wrong_answer)
-    found = zip(layers, exchanged(1, 0), exchanged(0, 1), strict=True)
+    def exchanged(ends: _Ends, into: int, layer: int, some: Sequence[Sequence[int]]) -> mx.array:
+        """The last logits of one run with each of some groups of a layer from the other, lazy."""
+        runs, held = ends
+        base = runs[into]
+        rows, seq = base.tokens.shape
+        logits, _ = model.run_from(
+            layer,
+            base.cache[sites.resid_pre(layer)],
+            pre_hooks=replacing_neurons(
+                model, layer, [*some, *[()] * (rows - len(some))], held[1 - into]
+            ),
+            positions=mx.full((rows,), seq - 1, dtype=mx.int32),
+            tokens=base.tokens,
+        )
+        return logits[:, 0]
+
+    def trial(rows: int) -> object:
+        ends = passes(rows)
+        logits = exchanged(ends, 1, 0, list(groups[:1]) * rows)
+        mx.eval(logits)
+        return ends, logits
+
+    rows, lanes = batches_in_budget(
+        model,
+        trial,
+        key=("neurons", len(source)),
+        budget=memory,
+        groups=[len(groups)] * 2 * len(layers),
+        seq=len(source),
+    )
+    starts = range(0, len(groups), rows)
+    batches = [(into, layer, start) for layer in layers for start in starts for into in (1, 0)]
+    effects: dict[tuple[int, int, int], float] = {}
+    ends = passes(rows, lanes=lanes, memory=memory)
+    untouched = logit_diff(ends[0][1].logits, answer, wrong_answer)
+    builders = (
+        partial(exchanged, ends, into, layer, groups[start : start + rows])
+        for into, layer, start in batches
+    )
+    computed = side_by_side(builders, lanes, top=ends[0][1].top)
+    for (into, layer, start), logits in zip(batches, computed, strict=True):
+        found = numbers(logit_diff(logits, answer, wrong_answer) - untouched)
+        for row in range(min(rows, len(groups) - start)):
+            effects[into, layer, start + row] = found[row]
     return [
-        Mediated((layer, group), *effects)
-        for layer, indirect, direct in found
-        for group, effects in enumerate(zip(numbers(indirect), numbers(direct), strict=True))
+        Mediated((layer, group), effects[1, layer, group], effects[0, layer, group])
+        for layer in layers
+        for group in range(len(groups))
     ]

@@ -14,20 +14,21 @@ Source: Wang et al. (2022), "Interpretability in the wild"; Goldowsky-Dill et al
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from mlux.engine import HookedModel, HookWrapper, sites
 from mlux.engine.arrays import numbers
-from mlux.engine.memory import below
+from mlux.engine.lanes import side_by_side
 from mlux.engine.passes import Hook
 from mlux.engine.trials import MEMORY
 from mlux.errors import PromptError
-from mlux.methods.budget import ceiling, rows_in_budget
+from mlux.methods.budget import batches_in_budget
 from mlux.methods.edits import Edit, every_edit, layers_with, replacing
 from mlux.methods.scores import logit_diff
-from mlux.methods.sweeps import BasePass, base_pass
+from mlux.methods.sweeps import BasePass, Kept, base_passes, inputs_of
 
 INPUTS = ("q", "k", "v")
 
@@ -63,14 +64,14 @@ class _Plan:
     frozen: Sequence[str]
     sent: Sequence[str]
 
-    def passes(self, rows: int) -> tuple[BasePass, BasePass]:
+    def passes(self, rows: int, **shares: int) -> tuple[BasePass, BasePass]:
         """The run that is patched and the one that senders are taken from."""
-        at = len(self.ids) - 1
-        base = base_pass(
-            self.model, self.ids, rows=rows, position=at, starts=self.starts, keep=self.frozen
-        )
-        source = base_pass(
-            self.model, self.others, rows=rows, position=at, starts=(), keep=self.sent
+        prompts = [
+            Kept(ids=self.ids, paths=[*inputs_of(self.starts), *self.frozen]),
+            Kept(ids=self.others, paths=self.sent),
+        ]
+        base, source = base_passes(
+            self.model, prompts, rows=rows, position=len(self.ids) - 1, **shares
         )
         return base, source
 
@@ -143,31 +144,33 @@ def path_patching(
     def trial(rows: int) -> object:
         base, source = plan.passes(rows)
         (_, of_first), *_ = groups
-        return _logits(plan, base, source, of_first[:1] * rows), base, source
+        logits = _logits(plan, base, source, of_first[:1] * rows)
+        mx.eval(logits)
+        return logits, base, source
 
-    rows = rows_in_budget(
+    rows, lanes = batches_in_budget(
         model,
         trial,
         key=("paths", len(ids), tuple(sorted(plan.frozen)), tuple(plan.sent), bool(receivers)),
         budget=memory,
-        most=max(len(group) for _, group in groups),
+        groups=[len(group) for _, group in groups],
         seq=len(ids),
     )
-    top = ceiling(memory)
-    with below(top):
-        base, source = plan.passes(rows)
-        low, high = (numbers(logit_diff(x.logits, answer, wrong_answer)) for x in (base, source))
-        if abs(high[0] - low[0]) <= 1e-6 * max(1.0, abs(low[0])):
-            raise PromptError(
-                f"Both prompts have the same logit difference ({low[0]:.3g}), so no effect can be "
-                "normalised."
-            )
-        found = []
-        for chunk in _chunks(groups, rows):
-            patched = numbers(logit_diff(_logits(plan, base, source, chunk), answer, wrong_answer))
-            for i, sender in enumerate(chunk):
-                effect = (patched[i] - low[i]) / (high[i] - low[i])
-                found.append(PathEffect(sender, patched[i], effect))
+    base, source = plan.passes(rows, lanes=lanes, memory=memory)
+    low, high = (numbers(logit_diff(x.logits, answer, wrong_answer)) for x in (base, source))
+    if abs(high[0] - low[0]) <= 1e-6 * max(1.0, abs(low[0])):
+        raise PromptError(
+            f"Both prompts have the same logit difference ({low[0]:.3g}), so no effect can be "
+            "normalised."
+        )
+    chunks = list(_chunks(groups, rows))
+    builders = (partial(_logits, plan, base, source, chunk) for chunk in chunks)
+    found = []
+    for chunk, logits in zip(chunks, side_by_side(builders, lanes, top=base.top), strict=True):
+        patched = numbers(logit_diff(logits, answer, wrong_answer))
+        for i, sender in enumerate(chunk):
+            effect = (patched[i] - low[i]) / (high[i] - low[i])
+            found.append(PathEffect(sender, patched[i], effect))
     return found
 
 
@@ -222,7 +225,7 @@ def _chunks(
 
 
 def _logits(plan: _Plan, base: BasePass, source: BasePass, senders: Sequence[Edit]) -> mx.array:
-    """The last logits [rows, vocab_size] with the path from each row's sender patched."""
+    """The last logits [rows, vocab_size] with the path from each row's sender patched, lazy."""
     layer, site = senders[0].layer, senders[0].site
     rows, seq = base.tokens.shape
     positions = mx.full((rows,), seq - 1, dtype=mx.int32)
@@ -254,9 +257,7 @@ def _logits(plan: _Plan, base: BasePass, source: BasePass, senders: Sequence[Edi
             positions=positions,
             tokens=base.tokens,
         )
-    logits = sent[:, 0]
-    mx.eval(logits)
-    return logits
+    return sent[:, 0]
 
 
 def _always(value: mx.array) -> Hook:

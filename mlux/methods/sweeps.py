@@ -2,22 +2,24 @@
 
 A sweep tries one intervention a row: it starts at the first edited layer from the cached residual
 stream (the layers before are never computed), puts many interventions into one batch and unembeds
-only the scored position. Every batch has the same number of rows as the base pass, and a row is
-compared with its own row of the base pass: the same kernels on the same shapes, so an edit that
-changes nothing changes not one bit, whatever the matrix library does with the edges of a batch.
+only the scored position; on a CPU several batches run side by side. Every batch has the same number
+of rows as the base pass, and a row is compared with its own row of the base pass: the same kernels
+on the same shapes, so an edit that changes nothing changes not one bit, whatever the matrix library
+does with the edges of a batch.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import mlx.core as mx
 
 from mlux.engine import ActivationCache, HookedModel, sites
-from mlux.engine.memory import below
+from mlux.engine.lanes import side_by_side
 from mlux.engine.passes import Hook
 from mlux.engine.trials import MEMORY
 from mlux.errors import PromptError
-from mlux.methods.budget import ceiling, rows_in_budget
+from mlux.methods.budget import batches_in_budget, ceiling
 from mlux.methods.edits import (
     HEAD_SITES,
     SITES,
@@ -28,7 +30,6 @@ from mlux.methods.edits import (
     by_first_layer,
     edits_of,
     every_edit,
-    largest_batch,
     layers_with,
     path_of,
     replacing,
@@ -36,9 +37,9 @@ from mlux.methods.edits import (
 from mlux.methods.scores import kl_divergence
 
 __all__ = [
-    "HEAD_SITES", "SITES", "BasePass", "Edit", "Row", "SiteName", "Source", "Swept", "base_pass",
-    "edits_of", "every_edit", "largest_batch", "layers_with", "path_of", "row_hooks",
-    "rows_within", "sweep", "sweep_edits",
+    "HEAD_SITES", "SITES", "BasePass", "Edit", "Kept", "Row", "SiteName", "Source", "Swept",
+    "base_pass", "base_passes", "edits_of", "every_edit", "inputs_of", "layers_with", "path_of",
+    "sweep", "sweep_edits",
 ]  # fmt: skip
 
 
@@ -51,12 +52,31 @@ class BasePass:
         cache: Activations by path, [rows, …].
         logits: At the scored position, [rows, vocab_size].
         hooks: What is part of the base itself, such as the noise of a causal trace.
+        lanes: Batches of its edits computed side by side; see `engine.lanes`.
+        top: Bytes up to which MLX may work ahead in them; None for no limit.
     """
 
     tokens: mx.array
     cache: ActivationCache
     logits: mx.array
     hooks: tuple[tuple[str, Hook], ...] = ()
+    lanes: int = 1
+    top: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A prompt of which a base pass is wanted, and what is kept of it.
+
+    Attributes:
+        ids: Token ids.
+        paths: The activations to keep.
+        hooks: What is done to the base itself.
+    """
+
+    ids: Sequence[int]
+    paths: Iterable[str]
+    hooks: Sequence[tuple[str, Hook]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,39 +127,74 @@ def base_pass(
         >>> base_pass(model, ids, rows=2, position=3, site="attn_out").logits.shape
         (2, 1466)
     """
-    tokens = mx.broadcast_to(mx.array(list(ids), dtype=mx.int32), (rows, len(ids)))
     starts = range(len(model.layers)) if starts is None else starts
-    paths = [sites.resid_pre(layer) for layer in starts]
+    paths = [*inputs_of(starts), *keep]
     for name in [site] if isinstance(site, str) else site:
         paths += [path_of(name, layer) for layer in layers_with(model, name)]
-    logits, cache = model.run_with_cache(
-        tokens,
-        hooks=dict.fromkeys([*paths, *keep]),
-        positions=mx.full((rows,), position, dtype=mx.int32),
-        edits=hooks,
-    )
-    return BasePass(tokens=tokens, cache=cache, logits=logits[:, 0], hooks=tuple(hooks))
+    wanted = Kept(ids=ids, paths=paths, hooks=hooks)
+    return base_passes(model, [wanted], rows=rows, position=position)[0]
 
 
-def rows_within(model: HookedModel, *, seq: int, n_edits: int, budget: int = 1 << 30) -> int:
-    """A guess at how many rows fit, from the width of what passes keep; see `rows_in_budget`.
+def inputs_of(layers: Iterable[int]) -> list[str]:
+    """The paths of what blocks take in, where sweeps start.
+
+    Example:
+        >>> inputs_of([2, 3])
+        ['model.layers.2.input', 'model.layers.3.input']
+    """
+    return [sites.resid_pre(layer) for layer in layers]
+
+
+def base_passes(
+    model: HookedModel,
+    prompts: Sequence[Kept],
+    *,
+    rows: int,
+    position: int,
+    lanes: int = 1,
+    memory: int | None = None,
+) -> list[BasePass]:
+    """Base passes of several prompts, side by side where there are lanes.
 
     Args:
         model: The model.
-        seq: Tokens of the prompt.
-        n_edits: Edits of one layer.
-        budget: Bytes for what the two base passes keep.
+        prompts: The prompts, of equal length.
+        rows: Rows of each batch.
+        position: The scored position.
+        lanes: Batches to compute side by side.
+        memory: Bytes that they and their edits may hold at once; `batches_in_budget` says what
+            rows and lanes that allows. None for no limit.
 
     Example:
         >>> from mlux import HookedModel
         >>> model = HookedModel.from_pretrained("demo")
-        >>> rows_within(model, seq=15, n_edits=90), rows_within(model, seq=15, n_edits=90, budget=1)
-        (90, 1)
+        >>> prompts = [Kept(ids=[1, 2, 3], paths=inputs_of([0])), Kept(ids=[1, 4, 3], paths=())]
+        >>> [list(one.cache) for one in base_passes(model, prompts, rows=2, position=2)]
+        [['model.layers.0.input'], []]
     """
-    config = model.config
-    widths: int = config["d_model"] + max(config["d_model"], config["n_heads"] * config["d_head"])
-    per_row = 2 * len(model.layers) * seq * widths * model.resid_dtype.size
-    return max(1, min(n_edits, budget // per_row))
+    positions = mx.full((rows,), position, dtype=mx.int32)
+
+    def build(one: Kept) -> tuple[mx.array, mx.array, ActivationCache]:
+        tokens = mx.broadcast_to(mx.array(list(one.ids), dtype=mx.int32), (rows, len(one.ids)))
+        paths = dict.fromkeys(one.paths)
+        logits, cache = model.run_with_cache(
+            tokens, hooks=paths, positions=positions, edits=one.hooks, lazy=True
+        )
+        return tokens, logits[:, 0], cache
+
+    top = None if memory is None else ceiling(memory)
+    built = side_by_side((partial(build, one) for one in prompts), lanes, top=top)
+    return [
+        BasePass(
+            tokens=tokens,
+            cache=cache,
+            logits=logits,
+            hooks=tuple(one.hooks),
+            lanes=lanes,
+            top=top,
+        )
+        for one, (tokens, logits, cache) in zip(prompts, built, strict=True)
+    ]
 
 
 def sweep(
@@ -175,19 +230,30 @@ def sweep(
         Some of the rows, and the logits [rows, vocab_size] whose first rows are theirs, evaluated.
     """
     rows = base.logits.shape[0]
-    for layer, of_layer in by_first_layer(edits):
-        for start in range(0, len(of_layer), rows):
-            chunk = tuple(of_layer[start : start + rows])
-            logits, _ = model.run_from(
-                layer,
-                base.cache[sites.resid_pre(layer)],
-                hooks=[*base.hooks, *replacing(list(map(edits_of, chunk)), source)],
-                positions=mx.full((rows,), position, dtype=mx.int32),
-                tokens=base.tokens,
-            )
-            logits = logits[:, 0]
-            mx.eval(logits)
-            yield chunk, logits
+    positions = mx.full((rows,), position, dtype=mx.int32)
+
+    def build(chunk: Sequence[Row]) -> mx.array:
+        edited = list(map(edits_of, chunk))
+        layer = min(edit.layer for edit in edited[0])
+        logits, _ = model.run_from(
+            layer,
+            base.cache[sites.resid_pre(layer)],
+            hooks=[*base.hooks, *replacing(edited, source)],
+            positions=positions,
+            tokens=base.tokens,
+        )
+        return logits[:, 0]
+
+    chunks = [
+        tuple(of_layer[start : start + rows])
+        for _, of_layer in by_first_layer(edits)
+        for start in range(0, len(of_layer), rows)
+    ]
+    yield from zip(
+        chunks,
+        side_by_side((partial(build, chunk) for chunk in chunks), base.lanes, top=base.top),
+        strict=True,
+    )
 
 
 def sweep_edits(
@@ -236,11 +302,13 @@ def sweep_edits(
     starts = [layer for layer, _ in by_first_layer(edits)]
     taken = sorted({edit.source_path for row in edits for edit in edits_of(row)})
 
-    def passes(rows: int) -> tuple[BasePass, BasePass | None]:
-        base = base_pass(model, ids, rows=rows, position=position, starts=starts)
-        if other is None:
-            return base, None
-        return base, base_pass(model, other, rows=rows, position=position, starts=(), keep=taken)
+    wanted = [Kept(ids=ids, paths=inputs_of(starts))]
+    if other is not None:
+        wanted.append(Kept(ids=other, paths=taken))
+
+    def passes(rows: int, **shares: int) -> tuple[BasePass, BasePass | None]:
+        base, *given = base_passes(model, wanted, rows=rows, position=position, **shares)
+        return base, given[0] if given else None
 
     kinds = _one_of_each_kind(edits)
 
@@ -254,25 +322,17 @@ def sweep_edits(
             mx.eval(held, kl_divergence(base.logits, logits))
         return held
 
-    rows = rows_in_budget(
+    rows, lanes = batches_in_budget(
         model,
         trial,
         key=("sweep", len(ids), tuple(starts), tuple(taken), other is None, len(kinds)),
         budget=memory,
-        most=largest_batch(edits),
+        groups=[len(of_layer) for _, of_layer in by_first_layer(edits)],
         seq=len(ids),
     )
-    top = ceiling(memory)
-    with below(top):
-        base, given = passes(rows)
+    base, given = passes(rows, lanes=lanes, memory=memory)
     replacements = given.cache if given else arrays
-    batches = sweep(model, base, replacements, edits, position=position)
-    while True:
-        with below(top):
-            batch = next(batches, None)
-        if batch is None:
-            return
-        chunk, logits = batch
+    for chunk, logits in sweep(model, base, replacements, edits, position=position):
         n = len(chunk)
         yield Swept(
             rows=chunk,
@@ -291,21 +351,3 @@ def _one_of_each_kind(edits: Sequence[Row]) -> tuple[Edit, ...]:
                 (edit.path, edit.source_path, edit.source_head, edit.source_position), edit
             )
     return tuple(kinds.values())
-
-
-def row_hooks(
-    rows: Sequence[Sequence[Edit]], base: BasePass, source: Source
-) -> list[tuple[str, Hook]]:
-    """As `replacing`; the base pass, whose shapes it once needed, is not looked at.
-
-    Example:
-        >>> from mlux import HookedModel
-        >>> model = HookedModel.from_pretrained("demo")
-        >>> base = base_pass(
-        ...     model, model.tokenize("mary lives in"), rows=1, position=3, site="attn_out"
-        ... )
-        >>> edit = Edit(site="attn_out", layer=2)
-        >>> [path for path, _ in row_hooks([[edit]], base, base.cache)]
-        ['model.layers.2.self_attn']
-    """
-    return replacing(rows, source)

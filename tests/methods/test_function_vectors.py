@@ -9,6 +9,7 @@ from tiny import tiny
 from mlux.engine import HookedModel, sites
 from mlux.engine.passes import Hook
 from mlux.errors import ParameterError, PromptError
+from mlux.methods import budget
 from mlux.methods.function_vectors import (
     function_vector,
     indirect_effects,
@@ -44,7 +45,10 @@ def test_indirect_effects_are_those_of_a_plain_loop(demo: HookedModel) -> None:
     mx.random.seed(3)
     means = {layer: mx.random.normal((4, 32)) for layer in (0, 3, 5)}
     found = indirect_effects(demo, ids, means, answer)
-    tight = indirect_effects(demo, ids, means, answer, memory=1)  # one row at a time
+    with pytest.raises(ParameterError, match=r"one prompt of \d+ tokens needs"):
+        indirect_effects(demo, ids, means, answer, memory=1)
+    (least, *_) = budget._measured[demo]["last token", len(ids)]
+    tight = indirect_effects(demo, ids, means, answer, memory=int(1.5 * least))  # row by row
     before = probability(demo.forward([ids]), answer)
     for layer, mean in means.items():
         for head in range(4):

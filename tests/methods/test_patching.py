@@ -23,12 +23,14 @@ from mlux.methods.patching import (
 from mlux.methods.sweeps import (
     SITES,
     Edit,
+    Kept,
     Row,
     SiteName,
     base_pass,
+    base_passes,
     edits_of,
+    inputs_of,
     path_of,
-    rows_within,
     sweep,
 )
 
@@ -84,12 +86,21 @@ def test_patching_a_run_into_itself_changes_not_one_bit(
 ) -> None:
     assert pair.corrupted is not None
     edits = every_edit(model, site, len(pair.ids), by_position=site != "head")
-    rows = rows_within(model, seq=len(pair.ids), n_edits=16)
-    position = len(pair.ids) - 1
-    base = base_pass(model, pair.corrupted, rows=rows, position=position, site=site)
-    again = base_pass(model, pair.corrupted, rows=rows, position=position, site=site)
-    for chunk, logits in sweep(model, base, again.cache, edits, position=position):
-        assert mx.array_equal(logits[: len(chunk)], base.logits[: len(chunk)])
+    for lanes in (1, 2, 3):
+        base, again = base_passes(
+            model,
+            [
+                Kept(ids=pair.corrupted, paths=inputs_of(range(6))),
+                Kept(ids=pair.corrupted, paths={edit.path: None for edit in edits}),
+            ],
+            rows=16,
+            position=len(pair.ids) - 1,
+            lanes=lanes,
+        )
+        parts = list(sweep(model, base, again.cache, edits, position=len(pair.ids) - 1))
+        assert [row for chunk, _ in parts for row in chunk] == edits
+        for chunk, logits in parts:
+            assert mx.array_equal(logits[: len(chunk)], base.logits[: len(chunk)])
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -131,8 +142,6 @@ def replacer(source: mx.array, place: tuple[Any, ...]) -> Hook:
 
 
 def test_small_batches_give_the_same_effects(model: HookedModel, pair: EncodedPrompt) -> None:
-    assert rows_within(model, seq=15, n_edits=90, budget=1) == 1
-    assert rows_within(model, seq=15, n_edits=90) == 90
     position = len(pair.ids) - 1
     edits = every_edit(model, "attn_out", len(pair.ids), by_position=True)[:20]
     by_rows = []
