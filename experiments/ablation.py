@@ -9,7 +9,7 @@ from typing import Any, get_args
 from mlux.engine import HookedModel
 from mlux.engine.trials import EncodedPrompt, PromptBatch, Trial
 from mlux.errors import PromptError
-from mlux.methods.ablation import Ablated, Head, Kind, means, zeros
+from mlux.methods.ablation import Ablated, Head, Kind, mean_patterns, means, zeros
 from mlux.methods.ablation import ablation as ablate
 from mlux.methods.edits import HEAD_SITES, Row, SiteName, edits_of
 from mlux.methods.induction import prefix_matching
@@ -63,6 +63,7 @@ class AblationConfig:
 class _Learned:
     heads: list[Head]
     means: Mapping[str, Any]
+    patterns: Mapping[int, Mapping[str, Any]]
     others: Mapping[tuple[int, ...], tuple[int, ...] | None]
 
 
@@ -92,18 +93,22 @@ def _fit(
     model: HookedModel, config: AblationConfig, prompts: Sequence[EncodedPrompt], seed: int
 ) -> Fitted:
     """The heads to ablate together, the means, and the prompt that each is resampled from."""
-    all_sites = list(dict.fromkeys([*config.sites, "head"]))
-    found = (
-        means(model, (encoded.ids for encoded in prompts), all_sites)
-        if "mean" in config.kinds
-        else {}
-    )
+    rows = [encoded.ids for encoded in prompts]
+    wanted = [site for site in dict.fromkeys([*config.sites, "head"]) if site != "pattern"]
+    found = means(model, rows, wanted) if "mean" in config.kinds else {}
+    pairs = [ids for p in prompts for ids in (p.ids, p.corrupted) if ids]
+    patterns = mean_patterns(model, pairs) if _mean_patterns(config) else {}
     generator = random.Random(seed)
     others: dict[tuple[int, ...], tuple[int, ...] | None] = {}
     for encoded in prompts:
         alike = [p.ids for p in prompts if len(p.ids) == len(encoded.ids) and p.ids != encoded.ids]
         others[encoded.ids] = generator.choice(alike) if alike else encoded.corrupted
-    return Fitted(state=_Learned(heads=_heads(model, config, prompts), means=found, others=others))
+    heads = _heads(model, config, prompts)
+    return Fitted(state=_Learned(heads=heads, means=found, patterns=patterns, others=others))
+
+
+def _mean_patterns(config: AblationConfig) -> bool:
+    return "mean" in config.kinds and "pattern" in config.sites
 
 
 def _heads(
@@ -132,7 +137,7 @@ def _heads(
     conditions=_conditions,
     cost=_cost,
     fit=_fit,
-    fit_cost=lambda config, model, n_prompts: 2.0 * n_prompts,
+    fit_cost=lambda config, model, n_prompts: 2.0 * (1 + _mean_patterns(config)) * n_prompts,
     sites=lambda config: ("resid_pre", "head", *config.sites),
     paper="Olsson et al. (2022); Wang et al. (2022); Chan et al. (2022), causal scrubbing",
 )
@@ -142,9 +147,10 @@ def ablation(
     """Replaces an activation by nothing, its mean, or another prompt's, and sees what is lost.
 
     Heads, attention and MLP outputs are ablated layer by layer at all positions. The mean is over
-    all tokens of the run's prompts but their first; another prompt is a random one of the run with
-    as many tokens, or where there is none the corrupted prompt. `head_set` ablates several heads
-    together, by default the two best at prefix matching, beside the median of nine random sets.
+    all tokens of the run's prompts but their first; for patterns over its prompts, corrupted ones
+    too, with as many tokens. Another prompt is a random one of the run with as many tokens, or
+    where there is none the corrupted prompt. `head_set` ablates several heads together, by default
+    the two best at prefix matching, beside the median of nine random sets.
     """
     learned: _Learned = batch.fitted
     kind, site = batch.condition["kind"], batch.condition.get("site")
@@ -185,6 +191,13 @@ def _ablate(
         pass
     elif kind == "zero":
         source = zeros(edits)
+    elif kind == "mean" and batch.condition["site"] == "pattern":
+        source = learned.patterns.get(len(encoded.ids))
+        if source is None:
+            raise PromptError(
+                f"No other prompt has {len(encoded.ids)} tokens, and there is no corrupted one, so "
+                f"there is no mean pattern for {encoded.prompt.text[:40]!r}."
+            )
     elif kind == "mean":
         source = learned.means
     else:

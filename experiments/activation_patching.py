@@ -163,11 +163,12 @@ def activation_patching(
 ) -> Iterator[tuple[Trial, Result]]:
     """Patches one activation at a time from one run into the other.
 
-    The residual stream, attention and MLP outputs are patched at every layer and position, heads at
-    every layer. The effect is 0 for the run that is patched and 1 for the one that the patch comes
-    from. The condition `top_heads` patches the strongest heads together, chosen on the half of the
-    prompts that a prompt is not in. Controls: the run patched into itself, activations of random
-    other positions or heads, and the median of nine sets of random heads.
+    The residual stream, attention and MLP outputs are patched at every layer and position, heads
+    and their queries, keys, values and patterns at every layer. The effect is 0 for the run that is
+    patched and 1 for the one that the patch comes from. The condition `top_heads` patches the
+    strongest heads together, chosen on the half of the prompts that a prompt is not in. Controls:
+    the run patched into itself, activations of random other positions or heads, and the median of
+    nine sets of random heads.
     """
     for trial in batch:
         generator = random.Random(f"{batch.seed} {trial.number}")

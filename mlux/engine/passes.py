@@ -16,6 +16,7 @@ from mlux.engine.attention import AttentionCall, tapping
 from mlux.engine.hooks import Call, Handler, handling
 from mlux.engine.oddities import tappable_call
 from mlux.engine.places import Layout
+from mlux.engine.unedited import where_edited
 from mlux.errors import HookError
 
 
@@ -310,7 +311,9 @@ class Pass:
         for action in actions:
             edited = self._apply(action, (call.q, call.k, call.v), edited)
         # A pattern that was only looked at leaves the model's own result, bit for bit.
-        return z if edited is pattern else call.attend(edited)
+        if edited is pattern:
+            return z
+        return where_edited(call.attend(edited), z, before=pattern, after=edited)
 
 
 def _capture_into(captured: dict[str, mx.array]) -> Hook:

@@ -3,8 +3,10 @@
 What the site holds is replaced by nothing (`zero`), by its mean over prompts (`mean`), or by what
 it holds in another prompt (`resample`). Zero takes the activation furthest from what later layers
 are used to; a mean keeps what is the same in every prompt; a resampled value is a real activation
-that says nothing about this prompt. Sources: Olsson et al. (2022) for zero; Wang et al. (2022) for
-means; Chan et al. (2022), "Causal scrubbing", for resampling.
+that says nothing about this prompt. A pattern has no mean over tokens, since each has other keys to
+attend to, so its mean is over prompts of as many tokens, query by query and key by key. Sources:
+Olsson et al. (2022) for zero; Wang et al. (2022) for means; Chan et al. (2022), "Causal scrubbing",
+for resampling.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -59,8 +61,8 @@ def ablation(
         model: The model.
         ids: The prompt.
         edits: What to ablate, one row each.
-        source: What comes in its place: `zeros`, `means`, or the token ids of another prompt of as
-            many tokens.
+        source: What comes in its place: `zeros`, `means`, one of `mean_patterns`, or the token ids
+            of another prompt of as many tokens.
         answer: The answer's token.
         wrong_answer: The token to tell it apart from.
         memory: Bytes that it may hold at once beside the model.
@@ -113,7 +115,7 @@ def means(
     """The source of mean ablation: the mean over all tokens of some prompts but their first.
 
     The first token is left out because models park attention there, and its activations are like
-    no other's.
+    no other's. Patterns have means of their own: `mean_patterns`.
 
     Returns:
         Path → [1, n_heads, 1, d_head] for sites of heads, [1, 1, d_model] for the others, float32.
@@ -124,7 +126,12 @@ def means(
         >>> found = means(model, [model.tokenize("mary lives in")], ["head"])
         >>> found["model.layers.0.self_attn.z"].shape
         (1, 4, 1, 32)
+
+    Raises:
+        ValueError: If a pattern is wanted.
     """
+    if "pattern" in wanted:
+        raise ValueError("patterns have no mean over tokens; mean_patterns has one over prompts")
     paths = [path_of(site, layer) for site in wanted for layer in layers_with(model, site)]
     sums: dict[str, mx.array] = {}
     count = 0
@@ -137,6 +144,38 @@ def means(
         count += len(ids) - first
         mx.eval(sums)
     return {path: total / count for path, total in sums.items()}
+
+
+def mean_patterns(model: HookedModel, prompts: Iterable[Sequence[int]]) -> dict[int, Source]:
+    """The sources of mean ablation of patterns: means over the prompts of as many tokens.
+
+    Returns:
+        Number of tokens → path → [1, n_heads, query, key], float32. A mean pattern looks ahead no
+        more than a pattern does, and its rows have the sums of a pattern's. A number that only one
+        prompt has is missing: that mean would be the prompt's own.
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> prompts = [model.tokenize(f"{name} lives in") for name in ("mary", "john")]
+        >>> mean_patterns(model, prompts)[4]["model.layers.0.self_attn.pattern"].shape
+        (1, 4, 4, 4)
+    """
+    alike: dict[int, list[Sequence[int]]] = {}
+    for ids in prompts:
+        alike.setdefault(len(ids), []).append(ids)
+    paths = [path_of("pattern", layer) for layer in layers_with(model, "pattern")]
+    found: dict[int, Source] = {}
+    for length, rows in alike.items():
+        if len(set(map(tuple, rows))) < 2:
+            continue
+        sums: dict[str, mx.array] = {}
+        for ids in rows:
+            _, cache = model.run_with_cache(mx.array([list(ids)]), hooks=paths)
+            sums = {path: sums[path] + cache[path] if sums else cache[path] for path in paths}
+            mx.eval(sums)
+        found[length] = {path: total / len(rows) for path, total in sums.items()}
+    return found
 
 
 def zero_heads(heads: Iterable[Head]) -> list[tuple[str, Hook]]:

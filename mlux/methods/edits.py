@@ -15,12 +15,14 @@ import numpy as np
 from mlux.engine import HookedModel, HookWrapper, sites
 from mlux.engine.passes import Hook
 
-SiteName = Literal["resid_pre", "resid_post", "attn_out", "mlp_out", "head", "q", "k", "v"]
+SiteName = Literal[
+    "resid_pre", "resid_post", "attn_out", "mlp_out", "head", "q", "k", "v", "pattern"
+]
 SITES: tuple[SiteName, ...] = (
-    "resid_pre", "resid_post", "attn_out", "mlp_out", "head", "q", "k", "v",
+    "resid_pre", "resid_post", "attn_out", "mlp_out", "head", "q", "k", "v", "pattern",
 )  # fmt: skip
-HEAD_SITES: tuple[SiteName, ...] = ("head", "q", "k", "v")
-"""The sites that a head has one of: its z (`head`), query, key and value."""
+HEAD_SITES: tuple[SiteName, ...] = ("head", "q", "k", "v", "pattern")
+"""The sites that a head has one of: its z (`head`), query, key, value and attention pattern."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,8 @@ class Edit:
         site: What is replaced.
         layer: In which block.
         head: Which head, for the sites of heads; None for all.
-        position: At which position; None for all.
+        position: At which position; None for all. Of a pattern, the position that attends: its
+            weights for all keys.
         source_layer: The block that the replacement comes from; None for the same.
         source_position: The position that it comes from; None for the same. With it, `position`
             is one position.
@@ -53,6 +56,11 @@ class Edit:
             raise ValueError("source_head needs the one head that it goes to")
         if self.head is not None and self.site not in HEAD_SITES:
             raise ValueError(f"{self.site} has no heads")
+        if self.site == "pattern" and (self.source_position or 0) > (self.position or 0):
+            raise ValueError(
+                f"the pattern of position {self.source_position} would let position "
+                f"{self.position} look ahead"
+            )
 
     @property
     def path(self) -> str:
@@ -86,7 +94,7 @@ def path_of(site: SiteName, layer: int) -> str:
     match site:
         case "head":
             return sites.tap(layer, "z")
-        case "q" | "k" | "v":
+        case "q" | "k" | "v" | "pattern":
             return sites.tap(layer, site)
         case "resid_pre":
             return sites.resid_pre(layer)
@@ -201,7 +209,9 @@ def _replacer(groups: Mapping[Origin, Sequence[tuple[int, Edit]]], source: Sourc
 def _mask(edits: Sequence[tuple[int, Edit]], shape: tuple[int, ...]) -> mx.array:
     """Which entries the edits of rows replace: boolean, broadcastable to the site's shape."""
     rows = shape[0]
-    per_head = len(shape) == 4  # [rows, n_heads, seq, d_head]; all others: [rows, seq, d_model]
+    # [rows, n_heads, seq, d_head], or of patterns [rows, n_heads, query, key]; all others:
+    # [rows, seq, d_model]
+    per_head = len(shape) == 4
     n_heads, seq = (shape[1], shape[2]) if per_head else (1, shape[1])
     mask = np.zeros((rows, n_heads, seq, 1), dtype=np.bool_)
     for row, edit in edits:

@@ -168,7 +168,8 @@ def elsewhere(
     """The same edits with what the source holds at a random other place: a control.
 
     A position gets the activation of another position, and a head that is patched everywhere that
-    of another head. It disturbs as much, but brings nothing that belongs there.
+    of another head. So does a pattern at one position, since that of a later position would look
+    ahead. It disturbs as much, but brings nothing that belongs there.
 
     Example:
         >>> from mlux import HookedModel
@@ -179,7 +180,7 @@ def elsewhere(
     """
     moved = []
     for edit in edits:
-        if edit.position is not None and seq > 1:
+        if edit.position is not None and edit.site != "pattern" and seq > 1:
             other = generator.choice([place for place in range(seq) if place != edit.position])
             moved.append(replace(edit, source_position=other))
         elif edit.head is not None and model.anatomy.blocks[edit.layer].n_heads > 1:

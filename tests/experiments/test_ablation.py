@@ -7,6 +7,7 @@ import pytest
 
 from mlux import compare, run_experiment
 from mlux.errors import ParameterError, PromptError
+from mlux.prompts import Prompt, PromptSet
 
 
 @pytest.fixture(scope="module")
@@ -17,8 +18,9 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def frame(database: Path) -> pd.DataFrame:
     run = run_experiment(
-        "ablation", model="demo", prompts="induction:4", params={"sites": "head"}, db=database
-    )
+        "ablation", model="demo", prompts="induction:4", db=database,
+        params={"sites": "head,pattern"},
+    )  # fmt: skip
     assert run.status == "done"
     results = compare.layer_results([run.uid], db=database)
     return results.astype({"condition": str, "metric": str})
@@ -52,6 +54,33 @@ def test_a_head_in_its_own_place_changes_nothing(frame: pd.DataFrame) -> None:
     by_prompt = none.set_index("prompt")["value"]
     loss = itself[itself["metric"] == "loss"]
     assert (loss["value"] - loss["prompt"].map(by_prompt).astype(float)).abs().max() < 1e-3
+
+
+def test_patterns_are_ablated_like_heads(frame: pd.DataFrame) -> None:
+    """A head without a pattern reads nothing; with the pattern of other prompts nearly the same."""
+
+    def loss(kind: str, site: str) -> pd.Series:
+        condition = f"kind={kind}, site={site}"
+        rows = frame[(frame["condition"] == condition) & (frame["metric"] == "loss")]
+        assert len(rows) == 4 * 24
+        return rows.groupby(["layer", "head"])["value"].mean()
+
+    zero = loss("zero", "pattern")
+    assert zero.to_dict() == pytest.approx(loss("zero", "head").to_dict(), abs=1e-3)
+    assert zero.max() > 5
+    for kind in ("mean", "resample"):
+        assert loss(kind, "pattern").max() < 1 < loss(kind, "head").max()
+
+
+def test_a_lone_prompt_has_no_mean_pattern(database: Path) -> None:
+    prompt = Prompt(text="dog cat dog", answer="cat", wrong_answer="dog")
+    params = {"sites": "pattern", "kinds": "mean"}
+    run = run_experiment(
+        "ablation", model="demo", db=database, params=params,
+        prompts=PromptSet(name="one", prompts=(prompt,)),
+    )  # fmt: skip
+    errors = compare.runs(database).set_index("run")["error"].astype(str)
+    assert "No other prompt has 4 tokens, and there is no corrupted one" in errors[run.uid]
 
 
 @pytest.mark.parametrize(

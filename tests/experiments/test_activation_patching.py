@@ -64,14 +64,36 @@ def test_noising_finds_the_same_heads_and_patches_the_clean_run(database: Path) 
     assert of(frame, "site=top_heads")["value"].mean() >= 0.8
 
 
-def test_queries_keys_and_values_of_heads(database: Path) -> None:
-    """The induction heads of layer 2 are told what to look for by the query at the last token."""
-    frame = results(database, sites="q,k,v", controls=False)
-    best = {
-        site: of(frame, f"site={site}").groupby(["layer", "head"])["value"].mean().idxmax()
-        for site in ("q", "k", "v")
+def test_queries_keys_values_and_patterns_of_heads(database: Path) -> None:
+    """Heads 2.0 and 2.3 look elsewhere in the other prompt; head 1.1 reads something else there."""
+    frame = results(database, sites="q,k,v,pattern", controls=False)
+    means = {
+        site: of(frame, f"site={site}").groupby(["layer", "head"])["value"].mean()
+        for site in ("q", "k", "v", "pattern")
     }
-    assert all(layer in (1, 2) for layer, _ in best.values())
+    assert all(means[site].idxmax()[0] in (1, 2) for site in means)
+    assert set(means["pattern"].nlargest(2).index) == {(2, 0), (2, 3)}
+    assert means["pattern"].nlargest(2).sum() > 0.5
+    assert means["pattern"].nlargest(3).iloc[2] < 0.05
+    assert means["v"].idxmax() == (1, 1)
+    assert means["v"].max() > 0.8
+
+
+def test_patterns_query_by_query_beside_their_controls(database: Path) -> None:
+    """They matter at the last token; the run itself changes nothing, to the last bit."""
+    run = run_experiment(
+        "activation_patching", model="demo", prompts="ioi:1", db=database,
+        params={"sites": "pattern", "head_positions": "each", "top_heads": 0},
+    )  # fmt: skip
+    frame = compare.layer_results([run.uid], db=database)
+    frame = frame.astype({"condition": str, "metric": str})
+    effects = of(frame, "site=pattern")
+    n_tokens = effects["position"].nunique()
+    assert len(effects) == 24 * n_tokens
+    best = effects.loc[effects["value"].idxmax()]
+    assert (best["layer"], best["position"]) == (2, n_tokens - 1)
+    assert (of(frame, "site=pattern, control=self")["value"] == 0.0).all()
+    assert len(of(frame, "site=pattern, control=random")) == 24 * n_tokens
 
 
 def test_what_cannot_be_chosen_on_other_prompts_is_refused(database: Path) -> None:

@@ -31,12 +31,13 @@ def difference(model: HookedModel, ids: Any, hooks: Any = ()) -> float:
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "mixtral"])
-@pytest.mark.parametrize("site", ["head", "k", "resid_pre", "mlp_out"])
+@pytest.mark.parametrize("site", ["head", "k", "pattern", "resid_pre", "mlp_out"])
 def test_estimates_are_the_slope_of_the_exact_effect(family: str, site: SiteName) -> None:
     model = tiny(family)
     found = attribution_patching(model, IDS, OTHERS, wanted=[site], **ANSWERS)
     low, high = difference(model, IDS), difference(model, OTHERS)
     part = 1e-2
+    assert max(mx.max(mx.abs(one.effects)).item() for one in found) > 0.01  # type: ignore[type-var] # of a scalar
     for one in found[1:]:
         effects = one.effects if one.effects.ndim == 2 else one.effects[None]
         head, position = divmod(int(mx.argmax(mx.abs(effects)).item()), len(IDS))
@@ -44,6 +45,7 @@ def test_estimates_are_the_slope_of_the_exact_effect(family: str, site: SiteName
         path = {
             "head": f"model.layers.{one.layer}.self_attn.z",
             "k": f"model.layers.{one.layer}.self_attn.k",
+            "pattern": f"model.layers.{one.layer}.self_attn.pattern",
             "resid_pre": f"model.layers.{one.layer}.input",
             "mlp_out": f"model.layers.{one.layer}.mlp",
         }[site]

@@ -41,7 +41,7 @@ def swept(model: HookedModel, site: SiteName, **options: Any) -> tuple[dict[Any,
     return found, memory.peak() - before - sum(array.nbytes for array in found.values())
 
 
-@pytest.mark.parametrize("site", ["head", "resid_pre", "mlp_out", "k"])
+@pytest.mark.parametrize("site", ["head", "resid_pre", "mlp_out", "k", "pattern"])
 def test_the_peak_stays_under_every_budget_with_the_same_logits(
     model: HookedModel, site: SiteName
 ) -> None:
