@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any, Literal, get_args
 
 from mlux.engine import HookedModel
-from mlux.engine.trials import EncodedPrompt, PromptBatch, Trial
+from mlux.engine.trials import MEMORY, EncodedPrompt, PromptBatch, Trial
 from mlux.errors import PromptError
 from mlux.methods.edits import HEAD_SITES, Edit, SiteName, edits_of
 from mlux.methods.patching import (
@@ -119,6 +119,7 @@ def _fit(
     config: ActivationPatchingConfig,
     prompts: Sequence[EncodedPrompt],
     seed: int,
+    memory: int = MEMORY,
 ) -> Fitted:
     """Prompt → the strongest heads of the other half of the prompts."""
     if "head" not in config.sites or not config.top_heads:
@@ -132,7 +133,7 @@ def _fit(
     for number, encoded in enumerate(prompts):
         edits = every_edit(model, "head", len(encoded.ids), by_position=False)
         with suppress(PromptError):  # it fails in its own trial, which says why
-            for found in _patch(model, config, encoded, edits).effects:
+            for found in _patch(model, config, encoded, edits, memory=memory).effects:
                 (edit,) = edits_of(found.row)
                 assert edit.head is not None
                 effects[number % 2].setdefault((edit.layer, edit.head), []).append(found.effect)
@@ -182,7 +183,9 @@ def activation_patching(
         made: Sequence[Edit] = edits
         if control == "random":
             made = elsewhere(model, edits, seq, generator)
-        result = _patch(model, config, trial.encoded, made, itself=control == "self", batch=batch)
+        result = _patch(
+            model, config, trial.encoded, made, itself=control == "self", memory=batch.memory
+        )
         for values in _values(result):
             yield trial, values
 
@@ -194,7 +197,7 @@ def _patch(
     edits: Sequence[Any],
     *,
     itself: bool = False,
-    batch: PromptBatch | None = None,
+    memory: int,
 ) -> PatchingResult:
     assert encoded.corrupted is not None
     assert encoded.answer is not None
@@ -208,7 +211,7 @@ def _patch(
         edits=edits,
         direction=config.direction,
         itself=itself,
-        **({} if batch is None else {"memory": batch.memory}),
+        memory=memory,
     )
 
 
@@ -223,7 +226,7 @@ def _together(
     sets = [heads]
     if "control" in batch.condition:
         sets = random_sets(model, heads, RANDOM_SETS, generator)
-    result = _patch(model, config, trial.encoded, list(map(together, sets)), batch=batch)
+    result = _patch(model, config, trial.encoded, list(map(together, sets)), memory=batch.memory)
     for metric in ("patching_effect", "logit_diff", "answer_probability", "kl_to_clean"):
         values = [getattr(effect, FIELDS[metric]) for effect in result.effects]
         yield trial, Values(metric=metric, values=median(values))

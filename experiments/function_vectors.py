@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlux.engine import HookedModel
 from mlux.engine.arrays import numbers
 from mlux.engine.batching import pad
-from mlux.engine.trials import EncodedPrompt, PromptBatch, Trial
+from mlux.engine.trials import MEMORY, EncodedPrompt, PromptBatch, Trial
 from mlux.errors import PromptError, UnknownNameError
 from mlux.methods.function_vectors import logits_with_vectors, top_heads
 from mlux.methods.halves import HALVES, Halves, other_heads, outputs_at_last
@@ -115,7 +115,11 @@ class Learned:
 
 
 def _fit(
-    model: HookedModel, config: FunctionVectorsConfig, prompts: Sequence[EncodedPrompt], seed: int
+    model: HookedModel,
+    config: FunctionVectorsConfig,
+    prompts: Sequence[EncodedPrompt],
+    seed: int,
+    memory: int = MEMORY,
 ) -> Fitted:
     tasks = [prompt.prompt.label or "" for prompt in prompts]
     corrupted = [prompt.corrupted or () for prompt in prompts]
@@ -123,7 +127,7 @@ def _fit(
     clean_outputs = outputs_at_last(model, [prompt.ids for prompt in prompts])
     corrupted_outputs = outputs_at_last(model, corrupted)
     answers = [prompt.answer or 0 for prompt in prompts]
-    effects = halves.effects(model, corrupted, answers, clean_outputs)
+    effects = halves.effects(model, corrupted, answers, clean_outputs, memory=memory)
     heads = [top_heads(halves.average(effects, half), config.n_heads) for half in HALVES]
     kinds = {"function": (heads, clean_outputs), "corrupted prompts": (heads, corrupted_outputs)}
     for draw in range(1, config.n_random + 1):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mlux.engine import HookedModel
-from mlux.engine.trials import EncodedPrompt, PromptBatch, Trial
+from mlux.engine.trials import MEMORY, EncodedPrompt, PromptBatch, Trial
 from mlux.errors import ParameterError, PromptError
 from mlux.methods.edits import Edit
 from mlux.methods.patching import (
@@ -88,7 +88,11 @@ def _cost(
 
 
 def _fit(
-    model: HookedModel, config: PathPatchingConfig, prompts: Sequence[EncodedPrompt], seed: int
+    model: HookedModel,
+    config: PathPatchingConfig,
+    prompts: Sequence[EncodedPrompt],
+    seed: int,
+    memory: int = MEMORY,
 ) -> Fitted:
     """The heads that receive: those of the largest mean direct effect on the logits."""
     beyond = [layer for layer in config.through if not 0 <= layer < len(model.layers)]
@@ -102,7 +106,7 @@ def _fit(
     senders = [edit for edit in every_sender(model) if edit.head is not None]
     for encoded in prompts:
         with suppress(PromptError):  # it fails in its own trial, which says why
-            for one in _patch(model, config, encoded, senders, []):
+            for one in _patch(model, config, encoded, senders, [], memory):
                 assert one.sender.head is not None
                 effects[one.sender.layer, one.sender.head].append(one.effect)
     known = {head: values for head, values in effects.items() if values}
@@ -146,7 +150,7 @@ def path_patching(
             for layer, head in heads
             if receiver != "logits"
         ]
-        for one in _patch(model, config, trial.encoded, senders, receivers, batch):
+        for one in _patch(model, config, trial.encoded, senders, receivers, batch.memory):
             place = {"layer": one.sender.layer, "head": one.sender.head}
             yield trial, at("path_effect", one.effect, **place)
             yield trial, at("logit_diff", one.logit_diff, **place)
@@ -158,7 +162,7 @@ def _patch(
     encoded: EncodedPrompt,
     senders: Sequence[Edit],
     receivers: Sequence[Edit],
-    batch: PromptBatch | None = None,
+    memory: int,
 ) -> list[PathEffect]:
     assert encoded.corrupted is not None
     assert encoded.answer is not None
@@ -172,5 +176,5 @@ def _patch(
         senders=senders,
         receivers=receivers,
         through=config.through,
-        **({} if batch is None else {"memory": batch.memory}),
+        memory=memory,
     )

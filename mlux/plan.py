@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,9 @@ class Prepared:
         """What the experiment learns from all prompts before its first trial."""
         if self.experiment.fit is None:
             return Fitted(state=None)
-        return self.experiment.fit(self.model, self.config, self.encoded, self.seed)
+        swept = "memory" in signature(self.experiment.fit).parameters
+        budget = {"memory": self.memory} if swept else {}
+        return self.experiment.fit(self.model, self.config, self.encoded, self.seed, **budget)
 
     def batch_seed(self, number: int) -> int:
         """The seed of a batch, so that what is drawn does not depend on what ran before."""

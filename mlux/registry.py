@@ -15,7 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,8 +37,9 @@ Conditions = Callable[[Any, Mapping[str, Any]], Sequence[Mapping[str, str]]]
 
 A condition with the name `control` controls the one with the same other values and without it.
 """
-Fit = Callable[[Any, Any, Sequence[Any], int], Fitted]
-"""fn(model, config, prompts, seed) learns from all `EncodedPrompt`s what the trials need."""
+Fit = Callable[..., Fitted]
+"""fn(model, config, prompts, seed) learns from all `EncodedPrompt`s what the trials need; with a
+parameter `memory` it gets the bytes of the run's budget too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +154,8 @@ def experiment(
         cost: `fn(config, model_config, condition, n_tokens)`, what one trial costs.
         fit: `fn(model, config, prompts, seed)`, run once before the first trial (and again by a
             resume): what it returns is `batch.fitted` in every trial. It may depend on its
-            arguments only, so that a resumed run has the same.
+            arguments only, so that a resumed run has the same. Where it sweeps, it takes the
+            run's budget by a further parameter `memory`, in bytes.
         fit_cost: `fn(config, model_config, n_prompts)`, the forward passes that `fit` takes.
         sites: The kinds of sites that it needs, such as `resid_post` and `head`, and `lens` if it
             uses the model's head on other layers; or `fn(config)` that says so.
@@ -255,12 +257,24 @@ def _places() -> dict[str, _Place]:
             path = Path(folder) / f"{name}.py"
             add(name, str(path), lambda p=path: _import_own(str(p), lambda: _import_file(p)))  # type: ignore[misc] # as above
     for point in entry_points(group=SHIPPED):
-        add(point.name, point.value, lambda p=point: _import_own(p.value, p.load))  # type: ignore[misc] # as above
+        add(point.name, point.value, lambda p=point: _import_named(p))  # type: ignore[misc] # as above
     return places
 
 
 def _stems(folder: Path) -> list[str]:
     return sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
+
+
+def _import_named(point: EntryPoint) -> Any:
+    """Imports an experiment of a package, which has to bear the name of its entry point."""
+    loaded = _import_own(point.value, point.load)
+    name = loaded.name if isinstance(loaded, Experiment) else point.name
+    if name != point.name:
+        raise ExperimentError(
+            f"{point.value}: the experiment is named {name!r}, but its entry point {point.name!r}. "
+            "Give both one name, or its results are filed under another."
+        )
+    return loaded
 
 
 def _import_own(origin: str, load: Callable[[], Any]) -> Any:

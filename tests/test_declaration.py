@@ -102,3 +102,19 @@ def test_an_installed_package_brings_experiments(
     monkeypatch.syspath_prepend(str(tmp_path))
     assert "counted" in registry.names()
     assert registry.get("counted").description == "Counts tokens."
+
+
+def test_an_entry_point_has_the_name_of_its_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a run would be filed under the name of another experiment."""
+    (tmp_path / "other_package.py").write_text(GOOD.replace("counted", "logit_lens"))
+    about = tmp_path / "other_package-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: other-package\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[mlux.experiments]\nmine = other_package:logit_lens\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(
+        ExperimentError, match=r"is named 'logit_lens', but its entry point 'mine'\. Give both"
+    ):
+        registry.get("mine")

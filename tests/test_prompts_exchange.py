@@ -43,6 +43,13 @@ def test_token_ids_are_saved_where_there_is_a_place(tmp_path: Path) -> None:
         prompts.save(ids, tmp_path / "nowhere" / "ids.json")
 
 
+def test_a_column_that_no_line_has_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"question": "mary lives in", "target": "paris"}\n')
+    with pytest.raises(UnknownNameError, match=r"'tarjet'\. Did you mean 'target'\?"):
+        prompts.load(path, {"text": "question", "answer": "tarjet"})
+
+
 def test_columns_are_given_their_roles(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text('{"id": 7, "question": "1 + 1 is", "target": 2, "text": "no", "label": "sum"}')

@@ -5,6 +5,7 @@ in it has the rows as an axis or has nothing to do with them. So n rows hold no 
 the peak of one row, and the peak of two rows says how much of that is paid only once.
 """
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -80,7 +81,7 @@ def batches_in_budget(
     if peaks[0] > allowed:
         raise ParameterError(
             f"The memory budget is {_size(budget)}, but one prompt of {seq} tokens needs "
-            f"{_size(peaks[0] * MARGIN)}. Give at least that with --memory."
+            f"{_size(peaks[0] * MARGIN, floor=False)}. Give at least that with --memory."
         )
 
     def row() -> float:
@@ -113,5 +114,8 @@ def ceiling(budget: int) -> int:
     return memory.held() + int(AHEAD * budget)
 
 
-def _size(count: float) -> str:
-    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
+def _size(count: float, *, floor: bool = True) -> str:
+    """Bytes in words; what is needed is rounded up, so that it never reads like what is given."""
+    unit, name = (2**20, "MiB") if count >= 2**20 else (2**10, "KiB")
+    tenths = 10 * count / unit
+    return f"{(math.floor(tenths) if floor else math.ceil(tenths)) / 10:.1f} {name}"

@@ -18,6 +18,7 @@ from typing import Literal
 
 import mlx.core as mx
 import numpy as np
+import numpy.typing as npt
 
 from mlux.engine import HookedModel, HookWrapper
 from mlux.engine.arrays import numbers, to_numpy
@@ -122,21 +123,19 @@ def causal_trace(
     rows_of = [
         _window(layer, layers, window, site, place) for layer in layers for place in range(len(ids))
     ]
-    noise = _noise(model, len(ids), noised, sigma, samples, seed)  # [samples, seq, d]
+    draws = _draws(model, len(noised), sigma, samples, seed)
     kept = sorted({edit.path for row in rows_of for edit in edits_of(row)})
     starts = [layer for layer, _ in by_first_layer(rows_of)]
     at = len(ids) - 1
 
-    def passes(draws: mx.array, **shares: int) -> tuple[BasePass, BasePass]:
-        noised = Kept(ids=ids, paths=inputs_of(starts), hooks=[(EMBEDDING, _plus(draws))])
-        clean = Kept(ids=ids, paths=kept)
-        base, source = base_passes(
-            model, [noised, clean], rows=draws.shape[0], position=at, **shares
-        )
+    def passes(rows: npt.NDArray[np.float32], **shares: int) -> tuple[BasePass, BasePass]:
+        hooks = [(EMBEDDING, _plus(_noise(rows, len(ids), noised)))]
+        prompts = [Kept(ids=ids, paths=inputs_of(starts), hooks=hooks), Kept(ids=ids, paths=kept)]
+        base, source = base_passes(model, prompts, rows=len(rows), position=at, **shares)
         return base, source
 
     def trial(rows: int) -> object:
-        base, clean = passes(noise[mx.arange(rows) % samples])
+        base, clean = passes(draws[np.arange(rows) % samples])
         for _, logits in sweep(model, base, clean.cache, rows_of[:1] * rows, position=at):
             mx.eval(answer_logprob(logits, answer))
         return base, clean
@@ -155,10 +154,10 @@ def causal_trace(
     sums = [0.0] * len(rows_of)
     at_noise, at_clean = 0.0, 0.0
     for start in range(0, samples, together):
-        draws = noise[start : start + together]
-        count = draws.shape[0]
+        some = draws[start : start + together]
+        count = len(some)
         copies = max(1, rows // count)
-        base, clean = passes(mx.concatenate([draws] * copies), lanes=lanes, memory=memory)
+        base, clean = passes(np.concatenate([some] * copies), lanes=lanes, memory=memory)
         at_noise += sum(_probabilities(base.logits[:count], answer))
         at_clean += sum(_probabilities(clean.logits[:count], answer))
         repeated = [rows_of[number] for number in order for _ in range(count)]
@@ -187,7 +186,9 @@ def _in_order(rows: Sequence[Row]) -> list[tuple[int, list[int]]]:
 
 
 def _window(layer: int, layers: Sequence[int], window: int, site: RestoredSite, place: int) -> Row:
-    first = layer - (window - 1) // 2
+    first = (
+        layer - window // 2
+    )  # an even window reaches one layer further back, as in the paper's code
     return tuple(
         Edit(site=site, layer=other, position=place)
         for other in layers
@@ -195,19 +196,19 @@ def _window(layer: int, layers: Sequence[int], window: int, site: RestoredSite, 
     )
 
 
-def _noise(
-    model: HookedModel,
-    seq: int,
-    noised: Sequence[int],
-    sigma: float,
-    samples: int,
-    seed: int,
-) -> mx.array:
+def _draws(
+    model: HookedModel, n_noised: int, sigma: float, samples: int, seed: int
+) -> npt.NDArray[np.float32]:
+    """Noise for the noised tokens, [samples, n_noised, d_model]; on the host until it is used."""
     _, cache = model.run_with_cache(mx.array([[0]]), hooks=[EMBEDDING])
-    width = cache[EMBEDDING].shape[-1]
-    noise = np.zeros((samples, seq, width), dtype=np.float32)
-    generator = np.random.default_rng(seed)
-    noise[:, list(noised)] = sigma * generator.standard_normal((samples, len(noised), width))
+    shape = (samples, n_noised, cache[EMBEDDING].shape[-1])
+    return np.float32(sigma) * np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def _noise(draws: npt.NDArray[np.float32], seq: int, noised: Sequence[int]) -> mx.array:
+    """Draws at their tokens and zeros elsewhere, [rows, seq, d_model]."""
+    noise = np.zeros((draws.shape[0], seq, draws.shape[-1]), dtype=np.float32)
+    noise[:, list(noised)] = draws
     return mx.array(noise)
 
 

@@ -69,6 +69,10 @@ def load(reference: str | Path, columns: Mapping[str, str] | None = None) -> Pro
         raise PromptError(f"Cannot read prompts from {name!r}: it is not UTF-8 text.") from error
     records = _parse(text, path.suffix.lower(), name)
     if columns is not None:
+        known = {str(key) for record in records if isinstance(record, Mapping) for key in record}
+        for column in columns.values():
+            if known and column not in known:
+                raise UnknownNameError(f"column of {name}", column, known)
         records = [_renamed(record, columns, name) for record in records]
     return _prompt_set(path.stem, records)
 

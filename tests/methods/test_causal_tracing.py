@@ -1,5 +1,6 @@
 """Causal traces against a loop over samples, layers and tokens."""
 
+import gc
 import sys
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from mlux.engine import HookedModel
-from mlux.methods.causal_tracing import EMBEDDING, _noise, causal_trace, embedding_std
+from mlux.engine import HookedModel, memory
+from mlux.methods.causal_tracing import EMBEDDING, _draws, _noise, causal_trace, embedding_std
 from mlux.methods.edits import path_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
@@ -16,6 +17,12 @@ from tiny import TOKENS, tiny  # the tiny models of the engine's tests
 
 IDS = TOKENS[0].tolist()
 NOISED = [2, 3]
+AROUND = {
+    1: ((0,), (1,), (2,)),
+    2: ((0,), (0, 1), (1, 2)),
+    3: ((0, 1), (0, 1, 2), (1, 2)),
+}
+"""Window → for each of three layers the layers that are restored, as ROME's code chooses them."""
 
 
 def probability(model: HookedModel, hooks: Any = ()) -> float:
@@ -28,11 +35,10 @@ def test_it_equals_a_loop(family: str, site: Any, window: int) -> None:
     model = tiny(family)
     options: Any = {"sigma": 0.4, "samples": 3, "seed": 5}
     trace = causal_trace(model, IDS, answer=7, noised=NOISED, site=site, window=window, **options)
-    noise = _noise(model, len(IDS), NOISED, 0.4, 3, 5)
+    noise = _noise(_draws(model, len(NOISED), 0.4, 3, 5), len(IDS), NOISED)
     assert mx.sum(noise[:, [0, 1, 4, 5, 6, 7]] != 0).item() == 0
     _, clean = model.run_with_cache([IDS], hooks=[path_of(site, layer) for layer in range(3)])
     for layer in range(3):
-        first = layer - (window - 1) // 2
         for place in (0, 2, 3, 7):
             values = []
             for draw in noise:
@@ -45,7 +51,7 @@ def test_it_equals_a_loop(family: str, site: Any, window: int) -> None:
                     output[:, place] = clean[w.path][:, place]
                     return output
 
-                paths = [path_of(site, i) for i in range(3) if first <= i < first + window]
+                paths = [path_of(site, i) for i in AROUND[window][layer]]
                 hooks = [(EMBEDDING, add), *((path, restore) for path in paths)]
                 values.append(probability(model, hooks))
             assert trace.restored[layer][place] == pytest.approx(sum(values) / 3, abs=1e-4)
@@ -66,13 +72,17 @@ def test_no_noise_has_no_effect() -> None:
     )
 
 
-def test_a_small_budget_splits_the_samples() -> None:
+@pytest.mark.parametrize("samples", [7, 60])
+def test_a_small_budget_splits_the_samples(samples: int) -> None:
     model = HookedModel.from_pretrained("demo")
     ids = model.tokenize("the capital of france is")
-    options: Any = {"answer": ids[-1], "noised": [4], "sigma": 1.0, "samples": 7}
-    small, large = (
-        causal_trace(model, ids, memory=memory, **options) for memory in (600_000, 1 << 30)
-    )
+    options: Any = {"answer": ids[-1], "noised": [4], "sigma": 1.0, "samples": samples}
+    large = causal_trace(model, ids, **options)
+    gc.collect()
+    memory.reset_peak()
+    before = mx.get_active_memory()
+    small = causal_trace(model, ids, memory=600_000, **options)
+    assert memory.peak() - before <= 600_000
     assert small.noised == pytest.approx(large.noised, abs=1e-5)
     for ours, theirs in zip(small.restored, large.restored, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-5)
