@@ -37,8 +37,8 @@ METRICS = (
         name="copying_score",
         unit="score",
         better="higher",
-        description="Share of the head's push on the sequence's tokens that falls on the token "
-        "it attends to most, scaled to -1 … 1.",
+        description="Share of the head's push on the sequence's different tokens that falls on "
+        "the token it attends to most, scaled to -1 … 1.",
     ),
     Metric(
         name="second_repeat_accuracy",

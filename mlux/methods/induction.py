@@ -26,7 +26,7 @@ class InductionScores:
         previous_token: Mean attention to the token just before.
         duplicate_token: Mean attention from the second repeat to the current token in the first.
         copying: 2 r − 1, where r is the share of the head's positive direct push on the logits of
-            the sequence's tokens that falls on the token it attends to most.
+            the sequence's different tokens that falls on the token it attends to most.
     """
 
     layer: int
@@ -184,6 +184,7 @@ def _copying(
 ) -> mx.array:
     """[batch, n_heads]."""
     n_heads = pattern.shape[1]
+    first = _first_occurrences(tokens)[:, None]
     attended = mx.argmax(pattern[:, :, -period:], axis=-1)  # [batch, n_heads, period] positions
     scores = []
     for head in range(n_heads):
@@ -191,13 +192,19 @@ def _copying(
         without = model.unembed(cache[last] - added)
         push = (final_logits - without)[:, -period:].astype(mx.float32)
         push = push - mx.mean(push, axis=-1, keepdims=True)
-        # Every token of the row, the second repeat's being those of the first.
-        raised = mx.maximum(_at_tokens(push, tokens[:, :-period]), 0.0)  # [batch, period, n_tokens]
+        # Every token of the row once: whatever is attended to is among them, so that r is a share.
+        raised = mx.where(first, mx.maximum(_at_tokens(push, tokens), 0.0), 0.0)
         source = mx.take_along_axis(tokens, attended[:, head], axis=1)  # [batch, period] ids
         on_source = mx.maximum(mx.take_along_axis(push, source[..., None], axis=-1), 0.0)
         total = mx.maximum(mx.sum(raised, axis=(1, 2)), 1e-9)
         scores.append(2 * mx.sum(on_source, axis=(1, 2)) / total - 1)
     return mx.stack(scores, axis=1)
+
+
+def _first_occurrences(tokens: mx.array) -> mx.array:
+    """Whether a row has this token here for the first time, [batch, seq]."""
+    same = tokens[:, :, None] == tokens[:, None, :]
+    return mx.logical_not(mx.any(mx.tril(same, k=-1), axis=-1))
 
 
 def _at_tokens(push: mx.array, tokens: mx.array) -> mx.array:

@@ -24,7 +24,7 @@ from mlux.engine.arrays import numbers
 from mlux.engine.lanes import side_by_side
 from mlux.engine.passes import Hook
 from mlux.engine.trials import MEMORY
-from mlux.errors import PromptError
+from mlux.errors import ModelError, PromptError
 from mlux.methods.budget import batches_in_budget
 from mlux.methods.edits import Edit, every_edit, layers_with, replacing
 from mlux.methods.scores import logit_diff
@@ -88,6 +88,24 @@ def every_sender(model: HookedModel) -> list[Edit]:
     return heads + every_edit(model, "mlp_out", 1, by_position=False)
 
 
+def require_sum(model: HookedModel) -> None:
+    """Raises ModelError where freezing attention and MLP does not leave the stream as it was.
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> require_sum(HookedModel.from_pretrained("demo"))
+    """
+    reasons = [
+        f"block {layer}: {block.lacks['sum']}"
+        for layer, block in enumerate(model.anatomy.blocks)
+        if "sum" in block.lacks
+    ]
+    if model.anatomy.stream_axis is not None:
+        reasons.append("it has several residual streams, which are mixed on the way")
+    if reasons:
+        raise ModelError(f"This model has no paths to patch: {reasons[0]}.")
+
+
 def path_patching(
     model: HookedModel,
     ids: Sequence[int],
@@ -130,9 +148,11 @@ def path_patching(
         3
 
     Raises:
+        ModelError: If a block changes the stream by more than attention and MLP.
         PromptError: If the prompts differ in length, or the model does not tell them apart.
         ParameterError: If one row alone needs more memory.
     """
+    require_sum(model)
     if len(ids) != len(others):
         raise PromptError(
             f"Path patching needs two prompts of equal length; they have {len(ids)} and "

@@ -1,6 +1,8 @@
 """Induction scores against their definitions, and the built-in model's known heads."""
 
 import random
+import sys
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -18,6 +20,9 @@ from mlux.methods.induction import (
     second_repeat_accuracy,
 )
 from mlux.registry import get
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
+from tiny import tiny  # the tiny models of the engine's tests
 
 PERIOD = 20
 
@@ -94,9 +99,23 @@ def test_copying_equals_a_slow_twin(
     for i in range(len(ids) - PERIOD, len(ids)):
         centred = push[i] - push[i].mean()
         on_source += max(0.0, centred[ids[int(pattern[i].argmax())]])
-        total += sum(max(0.0, centred[token]) for token in ids[:-PERIOD])
+        total += sum(max(0.0, centred[token]) for token in set(ids))
     expected = 2 * on_source / total - 1
     assert float(scores[layer].copying[0, head]) == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama", "gpt2"])
+def test_copying_is_a_share_whatever_is_attended_to(family: str) -> None:
+    """Also where nothing repeats, so that heads attend to tokens of the second half, or twice."""
+    generator = random.Random(1)
+    period = 6
+    rows = [generator.sample(range(101), 2 * period) for _ in range(16)]
+    rows += [[generator.randrange(4) for _ in range(2 * period)] for _ in range(16)]
+    for score in induction_scores(tiny(family), mx.array(rows), period=period):
+        copying = to_numpy(score.copying)
+        assert copying.shape == (32, 4)
+        assert copying.min() >= -1 - 1e-6
+        assert copying.max() <= 1 + 1e-6
 
 
 def accuracy(model: HookedModel, tokens: mx.array, heads: list[Head]) -> float:
