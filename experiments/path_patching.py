@@ -14,10 +14,11 @@ from mlux.methods.patching import (
     Head,
     every_head,
     named_heads,
+    random_sets,
     require_heads,
     strongest,
 )
-from mlux.methods.path_patching import PathEffect, every_sender
+from mlux.methods.path_patching import PathEffect, every_sender, require_sum
 from mlux.methods.path_patching import path_patching as patch
 from mlux.metrics import LOGIT_DIFF
 from mlux.registry import Cost, experiment
@@ -55,7 +56,8 @@ class PathPatchingConfig:
         default=(), metadata={"help": "layers whose MLPs may pass the change on, as in 1,2"}
     )
     controls: bool = field(
-        default=True, metadata={"help": "also patch the paths to as many random heads"}
+        default=True,
+        metadata={"help": "also send a prompt's own, and patch paths to as many random heads"},
     )
 
     def __post_init__(self) -> None:
@@ -71,8 +73,9 @@ def _conditions(
     found: list[dict[str, str]] = []
     for receiver in config.receivers:
         found.append({"receiver": receiver})
-        if config.controls and receiver != "logits":
-            found.append({"receiver": receiver, "control": "random"})
+        if config.controls:
+            control = "self" if receiver == "logits" else "random"
+            found.append({"receiver": receiver, "control": control})
     return found
 
 
@@ -95,6 +98,7 @@ def _fit(
     memory: int = MEMORY,
 ) -> Fitted:
     """The heads that receive: those of the largest mean direct effect on the logits."""
+    require_sum(model)
     beyond = [layer for layer in config.through if not 0 <= layer < len(model.layers)]
     if beyond:
         raise ParameterError(f"path_patching: this model has no layer {beyond[0]}.")
@@ -134,23 +138,23 @@ def path_patching(
 
     The sender is as in the corrupted prompt, everything between it and the receiver as in the
     prompt's own run (but for the MLPs of `through`), and the receiver passes on what it then reads.
-    Receiving heads are by default the two that act most on the logits directly. The control patches
-    the paths to as many random heads of any layer.
+    Receiving heads are by default the two that act most on the logits directly. Controls: the
+    paths to as many random heads of any layer, and to the logits from the prompt's own senders.
     """
     receiver = batch.condition["receiver"]
+    itself = batch.condition.get("control") == "self"
     senders = every_sender(model)
     for trial in batch:
         heads: Sequence[Head] = batch.fitted
-        if "control" in batch.condition:
+        if batch.condition.get("control") == "random":
             generator = random.Random(f"{batch.seed} {trial.number}")
-            others = [head for head in every_head(model) if head not in heads]
-            heads = generator.sample(others, min(len(heads), len(others)))
+            (heads,) = random_sets(model, heads, 1, generator)
         receivers = [
             Edit(site=receiver, layer=layer, head=head)  # type: ignore[arg-type] # q, k or v
             for layer, head in heads
             if receiver != "logits"
         ]
-        for one in _patch(model, config, trial.encoded, senders, receivers, batch.memory):
+        for one in _patch(model, config, trial.encoded, senders, receivers, batch.memory, itself):
             place = {"layer": one.sender.layer, "head": one.sender.head}
             yield trial, at("path_effect", one.effect, **place)
             yield trial, at("logit_diff", one.logit_diff, **place)
@@ -163,6 +167,7 @@ def _patch(
     senders: Sequence[Edit],
     receivers: Sequence[Edit],
     memory: int,
+    itself: bool = False,
 ) -> list[PathEffect]:
     assert encoded.corrupted is not None
     assert encoded.answer is not None
@@ -176,5 +181,6 @@ def _patch(
         senders=senders,
         receivers=receivers,
         through=config.through,
+        itself=itself,
         memory=memory,
     )

@@ -53,6 +53,7 @@ class _Plan:
 
     Attributes:
         through: The layers whose MLPs are computed anew.
+        itself: Whether senders hold what they hold in the patched prompt itself.
     """
 
     model: HookedModel
@@ -63,13 +64,12 @@ class _Plan:
     starts: Sequence[int]
     frozen: Sequence[str]
     sent: Sequence[str]
+    itself: bool
 
     def passes(self, rows: int, **shares: int) -> tuple[BasePass, BasePass]:
         """The run that is patched and the one that senders are taken from."""
-        prompts = [
-            Kept(ids=self.ids, paths=[*inputs_of(self.starts), *self.frozen]),
-            Kept(ids=self.others, paths=self.sent),
-        ]
+        paths = [*inputs_of(self.starts), *self.frozen, *(self.sent if self.itself else ())]
+        prompts = [Kept(ids=self.ids, paths=paths), Kept(ids=self.others, paths=self.sent)]
         base, source = base_passes(
             self.model, prompts, rows=rows, position=len(self.ids) - 1, **shares
         )
@@ -116,6 +116,7 @@ def path_patching(
     senders: Sequence[Edit],
     receivers: Sequence[Edit] = (),
     through: Sequence[int] = (),
+    itself: bool = False,
     memory: int = MEMORY,
 ) -> list[PathEffect]:
     """Patches the path from each sender to the receivers, many senders in one batch.
@@ -130,6 +131,7 @@ def path_patching(
         receivers: Edits of `q`, `k` or `v` of heads, all patched together; none for the logits. A
             receiver that does not lie after a sender gets nothing from it.
         through: Layers whose MLPs may pass the change on; all else between is frozen.
+        itself: Take senders from the patched prompt itself, which must change nothing: a control.
         memory: Bytes that it may hold at once beside the model.
 
     Returns:
@@ -158,7 +160,7 @@ def path_patching(
             f"Path patching needs two prompts of equal length; they have {len(ids)} and "
             f"{len(others)} tokens."
         )
-    plan = _plan(model, ids, others, senders, receivers, through)
+    plan = _plan(model, ids, others, senders, receivers, through, itself)
     groups = _groups(senders)
 
     def trial(rows: int) -> object:
@@ -171,7 +173,14 @@ def path_patching(
     rows, lanes = batches_in_budget(
         model,
         trial,
-        key=("paths", len(ids), tuple(sorted(plan.frozen)), tuple(plan.sent), bool(receivers)),
+        key=(
+            "paths",
+            len(ids),
+            tuple(sorted(plan.frozen)),
+            tuple(plan.sent),
+            bool(receivers),
+            itself,
+        ),
         budget=memory,
         groups=[len(group) for _, group in groups],
         seq=len(ids),
@@ -201,6 +210,7 @@ def _plan(
     senders: Sequence[Edit],
     receivers: Sequence[Edit],
     through: Sequence[int],
+    itself: bool,
 ) -> _Plan:
     for edit in senders:
         if edit.site not in ("head", "mlp_out"):
@@ -226,6 +236,7 @@ def _plan(
         starts=sorted(starts),
         frozen=frozen,
         sent=sorted({edit.source_path for edit in senders}),
+        itself=itself,
     )
 
 
@@ -252,7 +263,8 @@ def _logits(plan: _Plan, base: BasePass, source: BasePass, senders: Sequence[Edi
     reached = [edit for edit in plan.receivers if edit.layer > layer]
     if plan.receivers and not reached:
         return base.logits
-    hooks = replacing([[sender] for sender in senders], source.cache)
+    sources = (base if plan.itself else source).cache
+    hooks = replacing([[sender] for sender in senders], sources)
     for path in plan.frozen:
         place = sites.parse(path)
         assert place is not None

@@ -77,6 +77,23 @@ def test_queries_keys_values_and_patterns_of_heads(database: Path) -> None:
     assert means["pattern"].nlargest(3).iloc[2] < 0.05
     assert means["v"].idxmax() == (1, 1)
     assert means["v"].max() > 0.8
+    assert set(means["q"].nlargest(2).index) == {(2, 0), (2, 3)}
+    assert means["q"].nlargest(2).to_list() == pytest.approx(
+        means["pattern"].nlargest(2).to_list(), abs=0.05
+    )  # where they look is what they ask for
+    assert means["q"].nlargest(3).iloc[2] < 0.05
+    assert means["k"].abs().max() < 0.05
+
+
+def test_the_induction_heads_ask_elsewhere_at_the_last_token_alone(database: Path) -> None:
+    """Their queries there have the effect of their queries everywhere, and no other query has."""
+    frame = results(database, sites="q", controls=False, top_heads=0, head_positions="each")
+    effects = of(frame, "site=q")
+    at_the_end = effects["position"] == effects.groupby("prompt")["position"].transform("max")
+    last = effects[at_the_end].groupby(["layer", "head"])["value"].mean()
+    assert set(last.nlargest(2).index) == {(2, 0), (2, 3)}
+    assert last.nlargest(2).min() > 0.2
+    assert effects[~at_the_end]["value"].abs().max() < 0.05
 
 
 def test_patterns_query_by_query_beside_their_controls(database: Path) -> None:

@@ -13,6 +13,9 @@ def test_the_previous_token_head_acts_by_way_of_the_keys(fresh_db: Path) -> None
     assert run.status == "done"
     frame = compare.layer_results([run.uid], metric="path_effect", db=fresh_db)
     frame["condition"] = frame["condition"].astype(str)
+    itself = frame[frame["condition"] == "receiver=logits, control=self"]["value"]
+    assert len(itself) == 4 * (24 + 6)
+    assert (itself == 0.0).all()
     frame = frame[frame["head"].notna()]  # without a head the sender is an MLP
     means = frame.groupby(["condition", "layer", "head"])["value"].mean()
     keys, values = means["receiver=k"], means["receiver=v"]

@@ -1,6 +1,7 @@
 """Path patching against its definition: the direct path is the residual stream alone."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import pytest
 from mlux import prompts
 from mlux.engine import HookedModel, sites
 from mlux.engine.trials import EncodedPrompt, encode
-from mlux.errors import PromptError
+from mlux.errors import ModelError, PromptError
 from mlux.methods.edits import Edit
-from mlux.methods.path_patching import every_sender, path_patching
+from mlux.methods.path_patching import every_sender, path_patching, require_sum
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
+from architectures import build  # one tiny model an architecture
 from tiny import TOKENS, tiny  # the tiny models of the engine's tests
 
 
@@ -109,16 +111,43 @@ def test_the_direct_effect_is_what_the_sender_adds_to_the_stream(
         assert found[sender] == pytest.approx(float(logits[5] - logits[9]), abs=1e-3)
 
 
+@pytest.mark.parametrize("site", ["logits", "q", "k", "v"])
 def test_a_run_patched_by_its_own_senders_is_exactly_itself(
-    model: HookedModel, pair: EncodedPrompt
+    model: HookedModel, pair: EncodedPrompt, site: Any
 ) -> None:
+    heads = [(2, 0), (2, 3)] if site != "logits" else []
+    options: Any = {
+        "answer": pair.answer, "wrong_answer": pair.wrong_answer, "senders": every_sender(model),
+        "receivers": [Edit(site=site, layer=layer, head=head) for layer, head in heads],
+    }  # fmt: skip
+    assert pair.corrupted is not None
+    own = path_patching(model, pair.ids, pair.corrupted, itself=True, **options)
+    assert [one.effect for one in own] == [0.0] * 30
+    assert any(one.effect for one in path_patching(model, pair.ids, pair.corrupted, **options))
+
+
+def test_a_receiver_before_the_sender_gets_nothing(model: HookedModel, pair: EncodedPrompt) -> None:
     assert pair.corrupted is not None
     changed = path_patching(
         model, pair.ids, pair.corrupted, answer=pair.answer or 0,
         wrong_answer=pair.wrong_answer or 0, senders=[Edit(site="head", layer=5, head=0)],
         receivers=[Edit(site="k", layer=2, head=0)],
     )  # fmt: skip
-    assert [one.effect for one in changed] == [0.0]  # the receiver lies before the sender
+    assert [one.effect for one in changed] == [0.0]
+
+
+@pytest.mark.parametrize("family", ["gemma3n", "deepseek_v41"])
+def test_a_stream_that_is_no_sum_is_refused(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Freezing attention and MLP would not leave it alone; nothing runs before this is said."""
+    model = build(family)
+    monkeypatch.setattr(HookedModel, "run_with_cache", None)
+    ids, others = TOKENS.tolist()
+    with pytest.raises(ModelError, match=r"has no paths to patch: block 0: .* is no sum of"):
+        patched(model, ids, others, senders=[Edit(site="mlp_out", layer=0)])
+    streams = replace(tiny("llama").anatomy, stream_axis=0)
+    monkeypatch.setattr(HookedModel, "anatomy", streams)
+    with pytest.raises(ModelError, match="several residual streams"):
+        require_sum(model)
 
 
 def test_small_budgets_give_the_same(model: HookedModel, pair: EncodedPrompt) -> None:
