@@ -11,12 +11,20 @@ from mlux.engine import HookedModel
 from mlux.engine.arrays import numbers
 from mlux.engine.batching import pad
 from mlux.engine.trials import MEMORY, EncodedPrompt, PromptBatch, Trial
-from mlux.errors import PromptError, UnknownNameError
+from mlux.errors import PromptError
+from mlux.methods.composition import Composition, composed
 from mlux.methods.function_vectors import logits_with_vectors, top_heads
 from mlux.methods.halves import HALVES, Halves, other_heads, outputs_at_last
 from mlux.methods.scores import answer_logprob, answer_rank, scored_logits
 from mlux.metrics import ACCURACY, ANSWER_PROBABILITY
-from mlux.prompts import Prompt, demo_tasks, in_context, load_tasks, shuffle_labels
+from mlux.prompts import (
+    Prompt,
+    demo_tasks,
+    in_context,
+    load_tasks,
+    mix_examples,
+    shuffle_labels,
+)
 from mlux.registry import Cost, experiment
 from mlux.results import Artifact, Fitted, Metric, RanTokens, Result, Values
 
@@ -24,6 +32,12 @@ MOST = 1_000  # more is a slip of the finger, and fills the memory
 METRICS = (
     ACCURACY,
     ANSWER_PROBABILITY,
+    Metric(
+        name="probability_gain",
+        unit="probability",
+        better="higher",
+        description="The answer's probability with the vector minus without, in the same prompt.",
+    ),
     Metric(
         name="indirect_effect",
         unit="probability",
@@ -56,9 +70,14 @@ class FunctionVectorsConfig:
     )
     compose: tuple[str, ...] | None = field(
         default=None,
-        metadata={"help": "tasks to try with the sum of others' vectors, as in c=a+b,f=d+e"},
+        metadata={"help": "tasks to try with a signed sum of others' vectors, as in d=a+b-c"},
     )
-    n_random: int = field(default=3, metadata={"help": "draws of random heads as a control"})
+    n_random: int = field(
+        default=3,
+        metadata={
+            "help": "draws of random heads as a control without examples; elsewhere it is one"
+        },
+    )
 
     def __post_init__(self) -> None:
         if min(self.n_heads, self.n_shots, self.n_random) < 1:
@@ -69,18 +88,15 @@ class FunctionVectorsConfig:
             raise ValueError("separator and arrow are empty; examples have to be told apart")
         if self.natural is not None and "{x}" not in self.natural:
             raise ValueError(f"natural is {self.natural!r}; say with {{x}} where the query stands")
-        for entry in self.compose or ():
-            whole, _, parts = entry.partition("=")
-            if not whole or not all(parts.split("+")):
-                raise ValueError(
-                    f"compose has {entry!r}; write it as in plural_zorbic=plural+zorbic"
-                )
+        composed_tasks = [one.task for one in self.compositions]
+        for task in composed_tasks:
+            if composed_tasks.count(task) > 1:
+                raise ValueError(f"compose has {task!r} twice; give one sum for each task")
 
     @property
-    def compositions(self) -> dict[str, tuple[str, ...]]:
-        """Task → the tasks whose vectors are summed for it."""
-        pairs = (entry.partition("=") for entry in self.compose or ())
-        return {whole: tuple(parts.split("+")) for whole, _, parts in pairs}
+    def compositions(self) -> list[Composition]:
+        """The signed sums of vectors that are tried on tasks."""
+        return [Composition.of(entry) for entry in self.compose or ()]
 
 
 def few_shot_prompts(
@@ -107,11 +123,13 @@ class Learned:
         number: Prompt's content hash → its place in the run.
         vectors: Kind of vector → for each prompt its task's vector [d_model], made from others.
         effects: Layer → for each prompt the indirect effect of each head.
+        mixed: For each prompt its query after other tasks' examples, where nothing else has that.
     """
 
     number: Mapping[str, int]
     vectors: Mapping[str, Sequence[mx.array | None]]
     effects: Mapping[int, Sequence[Sequence[float]]]
+    mixed: Sequence[str | None]
 
 
 def _fit(
@@ -122,7 +140,12 @@ def _fit(
     memory: int = MEMORY,
 ) -> Fitted:
     tasks = [prompt.prompt.label or "" for prompt in prompts]
+    sums = {one.task: one.terms(tasks) for one in config.compositions}
     corrupted = [prompt.corrupted or () for prompt in prompts]
+    mixed: list[str | None] = []
+    if config.corrupt == "shuffled":
+        texts = [prompt.prompt for prompt in prompts]
+        mixed = mix_examples(texts, separator=config.separator, arrow=config.arrow, seed=seed)
     halves = Halves.of(tasks)
     clean_outputs = outputs_at_last(model, [prompt.ids for prompt in prompts])
     corrupted_outputs = outputs_at_last(model, corrupted)
@@ -134,50 +157,40 @@ def _fit(
         drawn = [other_heads(model, heads[half], f"{seed} {half} {draw}") for half in HALVES]
         kinds[f"random heads {draw}"] = (drawn, clean_outputs)
     made = {kind: halves.vectors(outputs, of) for kind, (of, outputs) in kinds.items()}
-    if config.compose:
-        made["composed"] = _composed(made["function"], config.compositions, tasks)
+    if sums:
+        made["composed"] = composed(made["function"], sums, HALVES)
     state = Learned(
         number={prompt.prompt.content_hash: index for index, prompt in enumerate(prompts)},
         vectors={kind: halves.for_others(vectors) for kind, vectors in made.items()},
         effects=effects,
+        mixed=mixed,
     )
-    kept = Artifact(
-        name="function_vectors",
-        kind="vectors",
-        arrays={f"{task} half {half}": v for (task, half), v in made["function"].items()},
-        metadata={f"heads of half {half}": json.dumps(heads[half]) for half in HALVES},
-    )
-    return Fitted(state=state, artifacts=[kept])
-
-
-def _composed(
-    vectors: Mapping[tuple[str, int], mx.array],
-    compositions: Mapping[str, Sequence[str]],
-    tasks: Sequence[str],
-) -> dict[tuple[str, int], mx.array]:
-    """The sum of the parts' vectors, for each composed task."""
-    for whole, parts in compositions.items():
-        for task in (whole, *parts):
-            if task not in tasks:
-                raise UnknownNameError("task", task, tasks)
-    return {
-        (whole, half): mx.sum(mx.stack([vectors[part, half] for part in parts]), axis=0)
-        for whole, parts in compositions.items()
-        for half in HALVES
-    }
+    kept = [
+        Artifact(
+            name=f"{kind}_vectors",
+            kind="vectors",
+            arrays={f"{task} half {half}": v for (task, half), v in made[kind].items()},
+            metadata={f"heads of half {half}": json.dumps(heads[half]) for half in HALVES},
+        )
+        for kind in ("function", "composed")
+        if kind in made
+    ]
+    return Fitted(state=state, artifacts=kept)
 
 
 def _conditions(
     config: FunctionVectorsConfig, model: Mapping[str, Any]
 ) -> Sequence[Mapping[str, str]]:
-    contexts = ["few_shot", "zero_shot", "corrupted"]
-    contexts += ["shuffled"] * (config.corrupt == "mixed") + ["natural"] * bool(config.natural)
+    other = "shuffled" if config.corrupt == "mixed" else "mixed"
+    contexts = ["zero_shot", "corrupted", other, *["natural"] * bool(config.natural)]
     controls = ["corrupted prompts", *(f"random heads {i + 1}" for i in range(config.n_random))]
+    with_vectors = [{"context": context, "vector": "function"} for context in contexts]
     return [
-        *({"context": context} for context in contexts),
+        *({"context": context} for context in ("few_shot", *contexts)),
         {"context": "corrupted", "patch": "each head"},
-        *({"context": context, "vector": "function"} for context in contexts[1:]),
-        *({"context": "zero_shot", "vector": "function", "control": name} for name in controls),
+        *with_vectors,
+        *({**with_vectors[0], "control": name} for name in controls),
+        *({**condition, "control": "random heads 1"} for condition in with_vectors[1:]),
         *[{"context": "zero_shot", "vector": "composed"}] * bool(config.compose),
     ]
 
@@ -190,9 +203,10 @@ def _cost(
 ) -> Cost:
     if "patch" in condition:
         return Cost(forward_passes=0, values=model["n_layers"] * model["n_heads"])
-    layers = model["n_layers"] if "vector" in condition else 1
-    passes = 1 + layers / 2 if "vector" in condition else 1
-    return Cost(forward_passes=passes, values=2 * layers)
+    if "vector" not in condition:
+        return Cost(forward_passes=1, values=2)
+    layers = model["n_layers"]
+    return Cost(forward_passes=1 + (layers + 1) / n_tokens, values=3 * layers)
 
 
 @experiment(
@@ -213,7 +227,8 @@ def function_vectors(
 
     The vector of a task is the sum of mean outputs of the heads of largest average indirect
     effect. It is added after each layer at the last token of prompts without examples, in corrupted
-    examples and in natural text. No vector is tried on prompts that it was made from.
+    examples and in natural text, each with a control of random heads. No vector is tried on prompts
+    that it was made from.
     """
     context, learned = batch.condition["context"], batch.fitted
     if "patch" in batch.condition:
@@ -223,42 +238,50 @@ def function_vectors(
                 yield trial, _values("indirect_effect", effects[number], layer, "head")
         return
     kind = batch.condition.get("control") or batch.condition.get("vector")
-    chosen = list(_with_vectors(batch, kind))
-    if not chosen:  # none of these tasks is composed
+    chosen = [
+        (trial, row, vector)
+        for trial in batch
+        if (vector := _vector(learned, trial, kind)) is not False
+        and (row := _row(model, config, context, trial, learned)) is not None
+    ]
+    if not chosen:  # none of these tasks is composed, or there are no others to mix with
         return
-    trials = [trial for trial, _ in chosen]
-    rows = [_row(model, config, context, trial) for trial in trials]
+    trials = [trial for trial, _, _ in chosen]
+    rows = [row for _, row, _ in chosen]
     answers = mx.array([trial.encoded.answer for trial in trials])
     if context not in ("few_shot", "corrupted"):
         for trial, ids in zip(trials, rows, strict=True):
             yield trial, RanTokens(role=context, token_ids=ids)
     prompts = pad(rows)
     if kind is None:
-        yield from _scored(
-            trials, scored_logits(model, prompts.tokens, prompts.last), answers, None
-        )
+        logits = scored_logits(model, prompts.tokens, prompts.last)
+        yield from _scored(trials, logits, answers)
         return
-    stacked = mx.stack([vector for _, vector in chosen])
+    stacked = mx.stack([vector for _, _, vector in chosen])
+    without: mx.array | None = None
     for layer, logits in logits_with_vectors(model, prompts, stacked):
-        yield from _scored(trials, logits, answers, layer)
-
-
-def _with_vectors(batch: PromptBatch, kind: str | None) -> Iterator[tuple[Trial, Any]]:
-    """The trials, each with its vector; without those of tasks that have none of this kind."""
-    for trial in batch:
-        if kind is None:
-            yield trial, None
+        if layer is None:
+            without = logits
             continue
-        number = batch.fitted.number[trial.encoded.prompt.content_hash]
-        vector = batch.fitted.vectors[kind][number]
-        if vector is not None:
-            yield trial, vector
+        yield from _scored(trials, logits, answers, layer, without)
+
+
+def _vector(learned: Learned, trial: Trial, kind: str | None) -> Any:
+    """The trial's vector of a kind; None if it gets none, False if its task has none."""
+    if kind is None:
+        return None
+    vector = learned.vectors[kind][learned.number[trial.encoded.prompt.content_hash]]
+    return False if vector is None else vector
 
 
 def _row(
-    model: HookedModel, config: FunctionVectorsConfig, context: str, trial: Trial
-) -> Sequence[int]:
-    """The token ids of a trial's query in a context."""
+    model: HookedModel,
+    config: FunctionVectorsConfig,
+    context: str,
+    trial: Trial,
+    learned: Learned,
+) -> Sequence[int] | None:
+    """The token ids of a trial's query in a context; None if it has no such context."""
     encoded = trial.encoded
     prompt = encoded.prompt
     if context == "few_shot":
@@ -272,6 +295,9 @@ def _row(
         return model.tokenize(
             shuffle_labels(prompt.text, separator=config.separator, arrow=config.arrow)
         )
+    if context == "mixed":
+        mixed = learned.mixed[learned.number[prompt.content_hash]]
+        return None if mixed is None else model.tokenize(mixed)
     assert config.natural is not None
     if prompt.subject is None:
         raise PromptError(
@@ -282,13 +308,21 @@ def _row(
 
 
 def _scored(
-    trials: Sequence[Trial], logits: mx.array, answers: mx.array, layer: int | None
+    trials: Sequence[Trial],
+    logits: mx.array,
+    answers: mx.array,
+    layer: int | None = None,
+    without: mx.array | None = None,
 ) -> Iterator[tuple[Trial, Result]]:
     right = numbers(answer_rank(logits, answers) == 0)
-    probability = numbers(mx.exp(answer_logprob(logits, answers)))
+    probability = mx.exp(answer_logprob(logits, answers))
+    values = {"accuracy": right, "answer_probability": numbers(probability)}
+    if without is not None:
+        before = mx.exp(answer_logprob(without, answers))
+        values["probability_gain"] = numbers(probability - before)
     for row, trial in enumerate(trials):
-        yield trial, _values("accuracy", right[row], layer)
-        yield trial, _values("answer_probability", probability[row], layer)
+        for metric, of_rows in values.items():
+            yield trial, _values(metric, of_rows[row], layer)
 
 
 def _values(metric: str, value: Any, layer: int | None, *axes: Any) -> Values:

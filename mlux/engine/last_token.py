@@ -1,4 +1,4 @@
-"""Many edits at the last token of one prompt: what comes before is read once.
+"""Many edits at the last token of a prompt, or of several: what comes before is read once.
 
 In a causal model an edit at the last token changes nothing before it, so the keys and values of the
 other tokens can be shared: the prompt is read once into mlx-lm's cache, the cache is repeated for
@@ -20,7 +20,7 @@ from mlux.engine.passes import Hook, HookWrapper
 
 
 class LastToken:
-    """Runs of the last token of a prompt, in rows that share what comes before.
+    """Runs of the last token of prompts, in rows that share what comes before.
 
     A hook sees one token, or all of them where the cache cannot be shared: the last token is at
     index -1 of the axis of positions either way.
@@ -35,17 +35,20 @@ class LastToken:
 
     Args:
         model: The model.
-        ids: The prompt's token ids.
-        rows: Rows of each run.
+        ids: The prompt's token ids [seq], or those of several prompts of one length [n, seq].
+        rows: Rows of each run, of each prompt as many: those of the first prompt come first.
     """
 
-    def __init__(self, model: HookedModel, ids: Sequence[int], *, rows: int) -> None:
+    def __init__(self, model: HookedModel, ids: Sequence[int] | mx.array, *, rows: int) -> None:
         self._model = model
-        self._ids = mx.array([list(ids)])
-        self._rows = rows
+        given = ids if isinstance(ids, mx.array) else mx.array(list(ids))
+        self._ids = given if given.ndim == 2 else given[None]
+        count, seq = self._ids.shape
+        self._each = rows // count
         self._cache = None
-        if len(ids) > 1 and can_share(model):
-            self._cache = [_repeated(layer, rows) for layer in _read(model, self._ids[:, :-1])]
+        if seq > 1 and can_share(model):
+            read = _read(model, self._ids[:, :-1])
+            self._cache = [_repeated(layer, count, self._each) for layer in read]
 
     def run(self, hooks: Sequence[tuple[str, Hook]] = ()) -> mx.array:
         """The logits at the last token with hooks, [rows, vocab_size], evaluated.
@@ -53,7 +56,7 @@ class LastToken:
         Raises:
             HookError: As `HookedModel.run_with_hooks`.
         """
-        whole = mx.repeat(self._ids, self._rows, axis=0)
+        whole = mx.repeat(self._ids, self._each, axis=0)
         if self._cache is None:
             return self._model.run_with_hooks(whole, hooks=hooks)[:, -1]
         cache = [_copied(layer) for layer in self._cache]
@@ -97,17 +100,18 @@ def _read(model: HookedModel, tokens: mx.array) -> list[Any]:
     from mlx_lm.models.cache import make_prompt_cache
 
     cache: list[Any] = make_prompt_cache(model.model)
-    model.run_with_hooks(tokens, cache=cache)
+    # Logits of one token of each, not of all: a large vocabulary would fill the memory.
+    model.run_with_hooks(tokens, cache=cache, positions=mx.zeros(tokens.shape[0], dtype=mx.int32))
     return cache
 
 
-def _repeated(cache: Any, rows: int) -> Any:
-    """A layer's cache with its one row repeated; room for later tokens is left out."""
+def _repeated(cache: Any, count: int, each: int) -> Any:
+    """A layer's cache with each of its rows repeated; room for later tokens is left out."""
 
     def repeat(array: mx.array) -> mx.array:
-        if array.ndim < 2 or array.shape[0] != 1:
+        if array.ndim < 2 or array.shape[0] != count:
             return array
-        return mx.repeat(array, rows, axis=0)
+        return mx.repeat(array, each, axis=0)
 
     repeated = _mapped(cache, repeat)
     keys, offset = getattr(repeated, "keys", None), getattr(repeated, "offset", None)

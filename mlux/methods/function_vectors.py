@@ -27,6 +27,9 @@ from mlux.methods.ablation import Head
 from mlux.methods.budget import batches_in_budget
 from mlux.methods.scores import answer_logprob
 
+SHORT = 8
+"""Up to so many tokens, reading what comes before the last one once takes longer than it saves."""
+
 ByLayer = Mapping[int, mx.array]
 """Layer → an array whose axis before the last, or last, is the head."""
 
@@ -153,8 +156,11 @@ def function_vector(added: ByLayer, heads: Sequence[Head]) -> mx.array:
 
 def logits_with_vectors(
     model: HookedModel, batch: TokenBatch, vectors: mx.array, layers: Sequence[int] | None = None
-) -> Iterator[tuple[int, mx.array]]:
+) -> Iterator[tuple[int | None, mx.array]]:
     """What a model predicts with a vector added after one layer, at the last token of each row.
+
+    What comes before the last token is read once, where the prompts are equally long and the
+    model's cache can be shared.
 
     Args:
         model: The model.
@@ -163,7 +169,8 @@ def logits_with_vectors(
         layers: Where to add, one layer after the other; by default every layer.
 
     Yields:
-        The layer, and the logits [batch, vocab_size] at each row's last token, evaluated.
+        First None and the logits [batch, vocab_size] at each row's last token without a vector,
+        then each layer and the logits with it, evaluated.
 
     Example:
         >>> from mlux import HookedModel
@@ -171,17 +178,22 @@ def logits_with_vectors(
         >>> batch = model.to_batch("big →")
         >>> changed = logits_with_vectors(model, batch, mx.zeros((1, 128)), layers=[2])
         >>> [(layer, logits.shape) for layer, logits in changed]
-        [(2, (1, 1466))]
+        [(None, (1, 1466)), (2, (1, 1466))]
     """
     layers = range(len(model.layers)) if layers is None else layers
+    rows, seq = batch.tokens.shape
+    equal = bool(mx.all(batch.last == seq - 1))
+    if equal and seq > SHORT and can_share(model):
+        runs = LastToken(model, batch.tokens, rows=rows)
+        yield None, runs.run()
+        for layer in layers:
+            yield layer, runs.run([(sites.resid_post(layer), _adding(vectors[:, None]))])
+        return
     paths = [sites.resid_pre(layer) for layer in layers]
-    _, cache = model.run_with_cache(batch.tokens, hooks=paths, positions=batch.last)
-    here = mx.arange(batch.tokens.shape[1])[None] == batch.last[:, None]  # [batch, seq]
-    added = mx.where(here[..., None], vectors[:, None], 0)
-
-    def add(inputs: tuple[Any, ...], output: mx.array, wrapper: HookWrapper) -> mx.array:
-        return output + added.astype(output.dtype)
-
+    before, cache = model.run_with_cache(batch.tokens, hooks=paths, positions=batch.last)
+    yield None, before[:, 0]
+    here = mx.arange(seq)[None] == batch.last[:, None]  # [batch, seq]
+    add = _adding(mx.where(here[..., None], vectors[:, None], 0))
     for layer in layers:
         logits, _ = model.run_from(
             layer,
@@ -192,3 +204,10 @@ def logits_with_vectors(
         )
         mx.eval(logits)
         yield layer, logits[:, 0]
+
+
+def _adding(added: mx.array) -> Hook:
+    def add(inputs: tuple[Any, ...], output: mx.array, wrapper: HookWrapper) -> mx.array:
+        return output + added.astype(output.dtype)
+
+    return add

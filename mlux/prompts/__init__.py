@@ -5,7 +5,7 @@ label), so that one set serves every experiment. An answer is a continuation: it
 text by one space unless one of the two brings white space of its own.
 """
 
-from mlux.prompts.few_shot import Corruption, in_context, shuffle_labels
+from mlux.prompts.few_shot import Corruption, in_context, mix_examples, shuffle_labels
 from mlux.prompts.files import SUFFIXES, load, save, shipped
 from mlux.prompts.ioi import IoiCorruption, ioi
 from mlux.prompts.repetition import induction, repeated_tokens
@@ -27,6 +27,7 @@ __all__ = [
     "ioi",
     "load",
     "load_tasks",
+    "mix_examples",
     "repeated_tokens",
     "save",
     "shipped",

@@ -89,16 +89,67 @@ def shuffle_labels(text: str, *, separator: str = "\n", arrow: str = " → ", se
     Raises:
         PromptError: If the examples are not written so.
     """
+    pairs, query = _examples(text, separator, arrow)
+    labels = _deranged([y for _, y in pairs], random.Random(f"{seed} {text}"))
+    shown = [f"{x}{arrow}{y}" for (x, _), y in zip(pairs, labels, strict=True)]
+    return separator.join([*shown, query])
+
+
+def mix_examples(
+    prompts: Sequence[Prompt], *, separator: str = "\n", arrow: str = " → ", seed: int = 0
+) -> list[str | None]:
+    r"""Each few-shot prompt's query after as many examples of the other prompts' tasks.
+
+    Args:
+        prompts: Prompts of several tasks (their labels), as `in_context` writes them.
+        separator: Between an example and what follows.
+        arrow: Between a query and its answer.
+        seed: Of the choice; the text enters too.
+
+    Returns:
+        For each prompt the text; None if no other task has an example without words of the query.
+
+    Example:
+        >>> plural = Prompt(text="dog → dogs\ncat →", answer="cats", label="plural")
+        >>> antonym = Prompt(text="hot → cold\nbig →", answer="small", label="antonym")
+        >>> mix_examples([plural, antonym])
+        ['hot → cold\ncat →', 'dog → dogs\nbig →']
+
+    Raises:
+        PromptError: If the examples are not written so.
+    """
+    split = [_examples(prompt.text, separator, arrow) for prompt in prompts]
+    shown: dict[str, dict[str, list[str]]] = {}  # task → example → its two words, in a fixed order
+    for prompt, (pairs, _) in zip(prompts, split, strict=True):
+        shown.setdefault(prompt.label or "", {}).update({arrow.join(pair): pair for pair in pairs})
+    mixed: list[str | None] = []
+    for prompt, (pairs, query) in zip(prompts, split, strict=True):
+        rng = random.Random(f"{seed} mixed {prompt.text}")
+        own = {query.removesuffix(arrow.rstrip()).strip(), (prompt.answer or "").strip()}
+        fair = [
+            [example for example, pair in examples.items() if not own & {*pair}]
+            for task, examples in shown.items()
+            if task != (prompt.label or "")
+        ]
+        others = [examples for examples in fair if examples]
+        chosen: list[str] = []
+        while others and len(chosen) < len(pairs):
+            for examples in rng.sample(others, min(len(others), len(pairs) - len(chosen))):
+                chosen.append(rng.choice(examples))
+        mixed.append(separator.join([*chosen, query]) if chosen else None)
+    return mixed
+
+
+def _examples(text: str, separator: str, arrow: str) -> tuple[list[list[str]], str]:
+    """The pairs of a few-shot prompt and its query."""
     *examples, query = text.split(separator)
     pairs = [example.split(arrow) for example in examples]
     if not pairs or any(len(pair) != 2 for pair in pairs):
         raise PromptError(
             f"{text[:40]!r} does not begin with examples written as x{arrow}y, with "
-            f"{separator!r} between them, so their labels cannot be shuffled."
+            f"{separator!r} between them, so their labels cannot be shuffled or mixed."
         )
-    labels = _deranged([y for _, y in pairs], random.Random(f"{seed} {text}"))
-    shown = [f"{x}{arrow}{y}" for (x, _), y in zip(pairs, labels, strict=True)]
-    return separator.join([*shown, query])
+    return pairs, query
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import pytest
 from tiny import tiny
 
 from mlux.engine import HookedModel, sites
+from mlux.engine.batching import pad
 from mlux.engine.passes import Hook
 from mlux.errors import ParameterError, PromptError
 from mlux.methods import budget
@@ -73,9 +74,26 @@ def test_a_vector_is_added_at_the_last_token_of_each_row(demo: HookedModel) -> N
     vectors = mx.random.normal((3, 128))
     for layer, logits in logits_with_vectors(demo, batch, vectors):
         for row, text in enumerate([*PROMPTS, "big →"]):
-            hooks = [(sites.resid_post(layer), at_last(vectors[row]))]
+            hooks = [] if layer is None else [(sites.resid_post(layer), at_last(vectors[row]))]
             alone = demo.run_with_hooks(text, hooks=hooks)[0, -1]
             assert mx.allclose(logits[row], alone, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "granite", "deepseek_v3", "gpt2"])
+def test_what_comes_before_a_vector_is_read_once(name: str) -> None:
+    """Prompts of one length share their caches; the numbers are those of whole prompts."""
+    model = tiny(name)
+    rows = [[3 + (7 * step * row) % 40 for step in range(12)] for row in (1, 2, 3)]
+    mx.random.seed(5)
+    vectors = mx.random.normal((3, model.config["d_model"]))
+    seen = []
+    for layer, logits in logits_with_vectors(model, pad(rows), vectors):
+        for row, ids in enumerate(rows):
+            hooks = [] if layer is None else [(sites.resid_post(layer), at_last(vectors[row]))]
+            alone = model.run_with_hooks([ids], hooks=hooks)[0, -1]
+            assert mx.allclose(logits[row], alone, atol=1e-4)
+        seen.append(layer)
+    assert seen == [None, *range(len(model.layers))]
 
 
 def test_half_precision_keeps_its_dtype() -> None:
