@@ -13,7 +13,7 @@ from mlux.engine.trials import PromptBatch, Trial
 from mlux.errors import PromptError
 from mlux.methods.edits import Edit, every_edit
 from mlux.methods.mediators import Mediated, mediated_effects, neuron_effects
-from mlux.methods.neurons import neurons
+from mlux.methods.neurons import layers_with_neurons, neurons
 from mlux.methods.patching import elsewhere
 from mlux.methods.scores import logit_diff, scored_logits
 from mlux.registry import Cost, experiment
@@ -59,7 +59,8 @@ class CausalMediationConfig:
         default=4, metadata={"help": "groups of neighbouring neurons, for the mediator neurons"}
     )
     controls: bool = field(
-        default=True, metadata={"help": "also exchange nothing, and take a random other head"}
+        default=True,
+        metadata={"help": "also exchange nothing, and take a random other head or random neurons"},
     )
 
     def __post_init__(self) -> None:
@@ -74,7 +75,10 @@ def _conditions(
     for mediator in config.mediators:
         if mediator == "neurons":
             count = config.neuron_groups
-            found += [{"mediator": mediator, "group": f"{i + 1}/{count}"} for i in range(count)]
+            groups = [{"mediator": mediator, "group": f"{i + 1}/{count}"} for i in range(count)]
+            controls = ["self", *(["random"] if count > 1 else [])] if config.controls else []
+            found += groups
+            found += [{**group, "control": name} for name in controls for group in groups]
             continue
         found.append({"mediator": mediator})
         if config.controls:
@@ -113,7 +117,7 @@ def causal_mediation(
 
     The source is the prompt, the target its corrupted twin. The indirect effect puts the mediator's
     activation of the source into the target; the direct effect runs the source with the mediator's
-    activation of the target. Controls: nothing exchanged, and another head's activation.
+    activation of the target. Controls: nothing exchanged, another head, random neurons.
     """
     control = batch.condition.get("control")
     for trial in batch:
@@ -151,10 +155,8 @@ def _effects(
     answers: Any = {"answer": trial.encoded.answer, "wrong_answer": trial.encoded.wrong_answer}
     mediator: Any = batch.condition["mediator"]
     if mediator == "neurons":
-        group, count = map(int, batch.condition["group"].split("/"))
-        width = neurons(model, source[:1], [0])[0].shape[-1]
-        chosen = range(width * (group - 1) // count, width * group // count)
-        return neuron_effects(model, source, target, [chosen], memory=batch.memory, **answers)
+        groups = _groups(model, batch, trial)
+        return neuron_effects(model, source, target, groups, memory=batch.memory, **answers)
     edits = every_edit(model, mediator, len(source), by_position=False)
     if batch.condition.get("control") == "random":
         generator = random.Random(f"{batch.seed} {trial.number}")
@@ -162,8 +164,23 @@ def _effects(
     return mediated_effects(model, source, target, edits, memory=batch.memory, **answers)
 
 
-def _difference(model: HookedModel, trial: Trial, ids: Sequence[int]) -> float:
+def _groups(model: HookedModel, batch: PromptBatch, trial: Trial) -> dict[int, list[Sequence[int]]]:
+    """The condition's part of each layer's neurons, or as many random ones."""
+    name = batch.condition["group"]
+    group, count = map(int, name.split("/"))
+    held = neurons(model, trial.encoded.ids[:1], layers_with_neurons(model))
+    groups: dict[int, list[Sequence[int]]] = {}
+    for layer, values in held.items():
+        width = values.shape[-1]
+        chosen: Sequence[int] = range(width * (group - 1) // count, width * group // count)
+        if batch.condition.get("control") == "random":
+            generator = random.Random(f"{batch.seed} {trial.number} {name} {layer}")
+            chosen = generator.sample(range(width), len(chosen))
+        groups[layer] = [chosen]
+    return groups
 
+
+def _difference(model: HookedModel, trial: Trial, ids: Sequence[int]) -> float:
     logits = scored_logits(model, mx.array([list(ids)]), mx.array([len(ids) - 1]))
     assert trial.encoded.answer is not None
     assert trial.encoded.wrong_answer is not None

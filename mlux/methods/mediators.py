@@ -1,6 +1,6 @@
 """The effects of many mediators at once; definitions and source in `mediation`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -90,19 +90,19 @@ def neuron_effects(
     model: HookedModel,
     source: Sequence[int],
     target: Sequence[int],
-    groups: Sequence[Sequence[int]],
+    groups: Mapping[int, Sequence[Sequence[int]]],
     *,
     answer: int,
     wrong_answer: int,
     memory: int = MEMORY,
 ) -> list[Mediated]:
-    """Indirect and direct effect of groups of neurons in every layer, at all positions.
+    """Indirect and direct effect of groups of neurons of some layers, at all positions.
 
     Args:
         model: The model.
         source: Token ids of the source prompt.
         target: Token ids of the target prompt, as many.
-        groups: Numbers of neurons, the same in every layer.
+        groups: Layer → groups of numbers of its neurons; layers may differ in width.
         answer: The token that the source prompt favours.
         wrong_answer: The token that the target prompt favours.
         memory: Bytes that it may hold at once beside the model.
@@ -112,7 +112,7 @@ def neuron_effects(
         >>> model = HookedModel.from_pretrained("demo")
         >>> source = model.tokenize("the capital of france is")
         >>> target = model.tokenize("the capital of peru is")
-        >>> halves = [range(192), range(192, 384)]
+        >>> halves = dict.fromkeys(range(6), [range(192), range(192, 384)])
         >>> len(neuron_effects(model, source, target, halves, answer=5, wrong_answer=6))
         12
 
@@ -120,7 +120,7 @@ def neuron_effects(
         HookError: If a layer has no neurons to speak of.
         ParameterError: If one row alone needs more memory.
     """
-    layers = range(len(model.layers))
+    layers = sorted(groups)
     prompts = [Kept(ids=ids, paths=inputs_of(layers)) for ids in (source, target)]
 
     def passes(rows: int, **shares: int) -> _Ends:
@@ -146,34 +146,38 @@ def neuron_effects(
 
     def trial(rows: int) -> object:
         ends = passes(rows)
-        logits = exchanged(ends, 1, 0, list(groups[:1]) * rows)
+        logits = exchanged(ends, 1, layers[0], list(groups[layers[0]][:1]) * rows)
         mx.eval(logits)
         return ends, logits
 
     rows, lanes = batches_in_budget(
         model,
         trial,
-        key=("neurons", len(source)),
+        key=("neurons", len(source), *layers),
         budget=memory,
-        groups=[len(groups)] * 2 * len(layers),
+        groups=[len(groups[layer]) for layer in layers for _ in (1, 0)],
         seq=len(source),
     )
-    starts = range(0, len(groups), rows)
-    batches = [(into, layer, start) for layer in layers for start in starts for into in (1, 0)]
+    batches = [
+        (into, layer, start)
+        for layer in layers
+        for start in range(0, len(groups[layer]), rows)
+        for into in (1, 0)
+    ]
     effects: dict[tuple[int, int, int], float] = {}
     ends = passes(rows, lanes=lanes, memory=memory)
     untouched = logit_diff(ends[0][1].logits, answer, wrong_answer)
     builders = (
-        partial(exchanged, ends, into, layer, groups[start : start + rows])
+        partial(exchanged, ends, into, layer, groups[layer][start : start + rows])
         for into, layer, start in batches
     )
     computed = side_by_side(builders, lanes, top=ends[0][1].top)
     for (into, layer, start), logits in zip(batches, computed, strict=True):
         found = numbers(logit_diff(logits, answer, wrong_answer) - untouched)
-        for row in range(min(rows, len(groups) - start)):
+        for row in range(min(rows, len(groups[layer]) - start)):
             effects[into, layer, start + row] = found[row]
     return [
         Mediated((layer, group), effects[1, layer, group], effects[0, layer, group])
         for layer in layers
-        for group in range(len(groups))
+        for group in range(len(groups[layer]))
     ]

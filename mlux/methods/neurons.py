@@ -1,7 +1,8 @@
 """Neurons: the entries of an MLP's hidden layer, what its last map reads.
 
 Which module that is, is found by its shape: the one linear map of a block outside its token mixer
-whose output is as wide as the residual stream. Mixtures of experts have none, and say so.
+whose output is as wide as the residual stream. Mixtures of experts have none, with a shared
+expert or without, and say so.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,34 @@ def last_map(model: HookedModel, layer: int) -> str:
     Raises:
         HookError: If the block has no such map, or more than one.
     """
+    found = _maps(model, layer)
+    if len(found) != 1:
+        raise HookError(
+            f"Block {layer} has {len(found)} maps that could read an MLP's neurons, so it has no "
+            "neurons to speak of; choose another mediator."
+        )
+    return found.pop()
+
+
+def layers_with_neurons(model: HookedModel) -> list[int]:
+    """The layers that have neurons; mixers and mixtures of experts alone have none.
+
+    Example:
+        >>> from mlux import HookedModel
+        >>> layers_with_neurons(HookedModel.from_pretrained("demo"))
+        [0, 1, 2, 3, 4, 5]
+
+    Raises:
+        HookError: If no layer has any.
+    """
+    found = [layer for layer in range(len(model.layers)) if len(_maps(model, layer)) == 1]
+    if not found:
+        raise HookError("No block of this model has neurons to speak of; choose another mediator.")
+    return found
+
+
+def _maps(model: HookedModel, layer: int) -> set[str]:
+    """The paths of the maps of a block that could read an MLP's neurons; none beside experts."""
     block = model.anatomy.blocks[layer]
     modules = model.layout.modules
     inside = f"{block.path}."
@@ -35,18 +64,15 @@ def last_map(model: HookedModel, layer: int) -> str:
     for path, module in modules.items():
         if not path.startswith(inside) or (mixer and path.startswith(mixer)):
             continue
+        if "weight" in module and module["weight"].shape[1:-1] == (model.anatomy.d_model,):
+            return set()  # experts side by side: a shared one's neurons are not those of the MLP
         if not isinstance(module, Linear | QuantizedLinear):
             continue
         if module["weight"].shape[0] == model.anatomy.d_model:
             parent = path.rpartition(".")[0]
             # An adapter's map reads the same neurons beside the map that it wraps.
             found.add(parent if "lora_a" in modules[parent] else path)
-    if len(found) != 1:
-        raise HookError(
-            f"Block {layer} has {len(found)} maps that could read an MLP's neurons, so it has no "
-            "neurons to speak of; choose another mediator."
-        )
-    return found.pop()
+    return found
 
 
 def neurons(model: HookedModel, ids: Sequence[int], layers: Sequence[int]) -> dict[int, mx.array]:

@@ -72,6 +72,19 @@ def test_patterns_are_ablated_like_heads(frame: pd.DataFrame) -> None:
         assert loss(kind, "pattern").max() < 1 < loss(kind, "head").max()
 
 
+@pytest.mark.parametrize("kind", ["zero", "mean"])
+def test_each_site_has_its_control_whatever_the_kind(kind: str, database: Path) -> None:
+    run = run_experiment(
+        "ablation", model="demo", prompts="induction:2", db=database,
+        params={"sites": "attn_out,mlp_out", "kinds": kind},
+    )  # fmt: skip
+    frame = compare.layer_results([run.uid], metric="kl", db=database)
+    for site in ("attn_out", "mlp_out"):
+        itself = frame[frame["condition"].astype(str) == f"kind={kind}, site={site}, control=self"]
+        assert len(itself) == 2 * 6
+        assert (itself["value"] == 0.0).all()
+
+
 def test_a_lone_prompt_has_no_mean_pattern(database: Path) -> None:
     prompt = Prompt(text="dog cat dog", answer="cat", wrong_answer="dog")
     params = {"sites": "pattern", "kinds": "mean"}

@@ -22,10 +22,15 @@ def test_one_attention_mediates_everything(fresh_db: Path) -> None:
     assert mean["mediation_direct", 4] > 0.95 * total
     itself = frame[frame["condition"].str.contains("control=self")]
     effects = itself[itself["metric"].isin(["mediation_indirect", "mediation_direct"])]
-    assert len(effects) == 3 * 2 * (24 + 6 + 6)
+    assert len(effects) == 3 * 2 * (24 + 6 + 6 + 4 * 6)
     assert (effects["value"] == 0.0).all()
     groups = frame[frame["condition"].str.contains("group=")]["condition"].unique()
-    assert len(groups) == 4
+    assert len(groups) == 4 * (1 + 2)  # each beside itself and as many random neurons
+    indirect = frame[frame["metric"] == "mediation_indirect"].groupby("condition")["value"]
+    values = {name: indirect.get_group(name).to_list() for name in groups}
+    random = [values[name] for name in groups if "control=random" in name]
+    assert all(any(one) for one in random)
+    assert all(one not in random for name, one in values.items() if "control" not in name)
 
 
 def test_no_groups_are_refused(fresh_db: Path) -> None:

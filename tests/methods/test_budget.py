@@ -81,7 +81,7 @@ def test_sweeps_in_lanes_stay_under_their_budget(
 def test_neurons_keep_to_a_budget_and_give_the_same_effects(model: HookedModel) -> None:
     source, target = model.tokenize(SOURCE), model.tokenize(TARGET)
     (paris,), (lima,) = (model.tokenize(word, add_bos=False) for word in ("paris", "lima"))
-    groups = [range(48 * i, 48 * (i + 1)) for i in range(8)]
+    groups = {layer: [range(48 * i, 48 * (i + 1)) for i in range(8)] for layer in range(6)}
 
     def effects(**options: int) -> list[float]:
         found = neuron_effects(
