@@ -23,6 +23,9 @@ demo: $(VENV)/.installed ## install mlux and run the main job on the built-in mo
 
 install: $(VENV)/.dev ## install mlux and the tools of its developers into .venv
 
+# Two tests at once, so one core for the products of each: more threads would only wait for cores.
+ONE_CORE := OPENBLAS_NUM_THREADS=1
+
 test: lint pytest ## every check and every test
 
 lint: $(VENV)/.dev ## style, types, layers, dependencies
@@ -33,10 +36,10 @@ lint: $(VENV)/.dev ## style, types, layers, dependencies
 	$(BIN)/deptry mlux experiments migrations
 
 pytest: $(VENV)/.dev ## the tests alone; ARGS="-k lens" chooses some
-	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	$(ONE_CORE) $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 soak: $(VENV)/.dev ## the tests that take minutes: hundreds of kills, thousands of inputs
-	$(BIN)/pytest -n 2 -m soak --timeout 1500 $(ARGS)
+	$(ONE_CORE) $(BIN)/pytest -n 2 -m soak --timeout 1500 $(ARGS)
 
 parity: $(VENV)/.parity ## the engine against transformers; TORCH=torch==2.13.0 chooses a torch
 	$(BIN)/pytest tests/parity $(ARGS)

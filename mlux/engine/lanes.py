@@ -10,7 +10,7 @@ this happens.
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import cache
 from itertools import islice
 from typing import Any, TypeVar
@@ -54,7 +54,7 @@ def side_by_side(
     while together := list(islice(rest, lanes)):
         built = []
         with (
-            _one_core_each() if lanes > 1 else nullcontext(),
+            _blas().limit(limits=1) if lanes > 1 else nullcontext(),
             nullcontext() if top is None else below(top),
         ):
             for stream, build in zip(_streams(len(together)), together, strict=True):
@@ -77,6 +77,8 @@ def _streams(count: int) -> list[mx.Stream]:
 
 @cache
 def _blas() -> Any:
+    # Where two threads limit it at once, the first one's limit holds and the other goes without:
+    # slower, but both give back what they found.
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController().select(user_api="blas")
@@ -87,25 +89,3 @@ def _cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads: list[int] = [library["num_threads"] for library in _blas().info()]
     return min([cores or 1, *threads])
-
-
-_lock = threading.Lock()
-_users = 0
-_limit: Any = None
-
-
-@contextmanager
-def _one_core_each() -> Iterator[None]:
-    """BLAS on one core; threads that overlap in this give back what the first of them found."""
-    global _users, _limit
-    with _lock:
-        if not _users:
-            _limit = _blas().limit(limits=1)
-        _users += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _users -= 1
-            if not _users:
-                _limit.restore_original_limits()

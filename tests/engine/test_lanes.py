@@ -1,18 +1,35 @@
 """Batches side by side: the same numbers, and BLAS as it was found."""
 
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import mlx.core as mx
 import pytest
 from threadpoolctl import ThreadpoolController
 
-from mlux.engine import HookedModel, lanes
+from mlux.engine import HookedModel, blas, lanes
 
 
 def blas_threads() -> list[int]:
+    """Of the libraries that were there at first use: MLX's BLAS, not what SciPy loads later."""
+    ours = {library["filepath"] for library in lanes._blas().info()}
     libraries = ThreadpoolController().select(user_api="blas").info()
-    return [library["num_threads"] for library in libraries]
+    return [one["num_threads"] for one in libraries if one["filepath"] in ours]
+
+
+@pytest.fixture(autouse=True)
+def several_cores() -> Iterator[None]:
+    """BLAS on two cores, whatever the environment of the tests says."""
+    with lanes._blas().limit(limits=2):
+        yield
+
+
+def test_the_blas_of_mlx_is_the_one_that_is_limited() -> None:
+    library = blas.load().library
+    assert library is None or os.path.realpath(library) in {
+        os.path.realpath(one["filepath"]) for one in lanes._blas().info()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -60,21 +77,23 @@ def test_blas_has_its_cores_back_also_after_an_error() -> None:
 def test_threads_that_overlap_give_blas_its_cores_back() -> None:
     before = blas_threads()
     first, second = threading.Event(), threading.Event()
+    found: list[int] = []
 
     def slow() -> mx.array:
         first.set()
         assert second.wait(10)
         return mx.array(1)
 
-    def meanwhile() -> mx.array:
-        assert set(blas_threads()) == {1}
-        return mx.array(2)
+    def run() -> None:
+        found.extend(x.item() for x in lanes.side_by_side([slow], lanes=2))
 
-    outer = threading.Thread(target=lambda: list(lanes.side_by_side([slow], lanes=2)))
+    outer = threading.Thread(target=run)
     outer.start()
     assert first.wait(10)
-    assert [x.item() for x in lanes.side_by_side([meanwhile], lanes=2)] == [2]
-    assert set(blas_threads()) == {1}  # the other is still at work
+    assert [x.item() for x in lanes.side_by_side([lambda: mx.array(2)], lanes=2)] == [2]
     second.set()
     outer.join(10)
+    assert found == [1]
+    assert blas_threads() == before
+    assert [x.item() for x in lanes.side_by_side([lambda: mx.array(3)], lanes=2)] == [3]
     assert blas_threads() == before
