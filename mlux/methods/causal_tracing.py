@@ -186,9 +186,8 @@ def _in_order(rows: Sequence[Row]) -> list[tuple[int, list[int]]]:
 
 
 def _window(layer: int, layers: Sequence[int], window: int, site: RestoredSite, place: int) -> Row:
-    first = (
-        layer - window // 2
-    )  # an even window reaches one layer further back, as in the paper's code
+    # An even window reaches one layer further back, as in the paper's code.
+    first = layer - window // 2
     return tuple(
         Edit(site=site, layer=other, position=place)
         for other in layers

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from mlux.engine import HookedModel, sites
+from mlux.engine import HookedModel
 from mlux.engine.memory import below
 from mlux.engine.trials import MEMORY
 from mlux.methods.budget import batches_in_budget, ceiling
 from mlux.methods.edits import Edit, Row, SiteName, Source, layers_with, path_of
-from mlux.methods.sweeps import BasePass, sweep
+from mlux.methods.sweeps import BasePass, inputs_of, sweep
 
 
 def prompts_in_budget(
@@ -72,7 +72,7 @@ def prompts_pass(
         (2, 1466)
     """
     rows, seq = tokens.shape
-    paths = [sites.resid_pre(layer) for layer in range(len(model.layers))]
+    paths = inputs_of(range(len(model.layers)))
     paths += [path_of(site, layer) for layer in layers_with(model, site)]
     last = mx.full((rows,), seq - 1, dtype=mx.int32)
     top = ceiling(memory)

@@ -104,11 +104,8 @@ def base_pass(
     rows: int,
     position: int,
     site: SiteName | Sequence[SiteName] = (),
-    starts: Sequence[int] | None = None,
-    keep: Sequence[str] = (),
-    hooks: Sequence[tuple[str, Hook]] = (),
 ) -> BasePass:
-    """Runs a prompt once in every row and keeps what edits need.
+    """Runs a prompt once in every row and keeps what edits of any layer need.
 
     Args:
         model: The model.
@@ -116,9 +113,6 @@ def base_pass(
         rows: Rows of the batch.
         position: The scored position.
         site: Sites to keep in every layer that has them.
-        starts: The layers at which edits begin, whose input is kept; by default all.
-        keep: Further paths to keep.
-        hooks: What is done to the base itself.
 
     Example:
         >>> from mlux import HookedModel
@@ -127,12 +121,10 @@ def base_pass(
         >>> base_pass(model, ids, rows=2, position=3, site="attn_out").logits.shape
         (2, 1466)
     """
-    starts = range(len(model.layers)) if starts is None else starts
-    paths = [*inputs_of(starts), *keep]
+    paths = inputs_of(range(len(model.layers)))
     for name in [site] if isinstance(site, str) else site:
         paths += [path_of(name, layer) for layer in layers_with(model, name)]
-    wanted = Kept(ids=ids, paths=paths, hooks=hooks)
-    return base_passes(model, [wanted], rows=rows, position=position)[0]
+    return base_passes(model, [Kept(ids=ids, paths=paths)], rows=rows, position=position)[0]
 
 
 def inputs_of(layers: Iterable[int]) -> list[str]:
