@@ -67,9 +67,10 @@ def execute(
         RunError: If another process, that does not share it, works on the run.
     """
     from mlux.engine import memory
+    from mlux.engine.vocabulary import Vocabulary
 
     model = prepared.model
-    writer = RunWriter(store, uid, lambda token: str(model.tokenizer.decode([token])))
+    writer = RunWriter(store, uid, Vocabulary(model.tokenizer))
     writer.start(environment(device_name()), share=True)
     memory.reset_peak()
     begun, fires = time.perf_counter(), model.hook_fires

@@ -18,6 +18,21 @@ PACKAGES = ("mlux", "mlx", "mlx-lm", "numpy", "sqlalchemy", "tokenizers", "trans
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TokenText:
+    """What a token of a vocabulary is called.
+
+    Attributes:
+        text: What the tokenizer's decoder makes of it alone; several tokens may share it.
+        piece: The vocabulary's own entry; None where the vocabulary lacks the id or is not known.
+        shown: The piece as people can read it, different for every id of the vocabulary.
+    """
+
+    text: str
+    piece: str | None
+    shown: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerIdentity:
     """What decides which token ids a text becomes.
 

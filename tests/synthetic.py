@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from mlux.prompts import Prompt, PromptSet
-from mlux.provenance import Environment, ModelIdentity, TokenizerIdentity, environment
+from mlux.provenance import Environment, ModelIdentity, TokenizerIdentity, TokenText, environment
 from mlux.results import Generation, Metric, TopTokens, Values
 from mlux.store import FinishedTrial, RunSpec, RunWriter, Store, TrialSpec, create_run
 
@@ -136,8 +136,8 @@ def make_finished(trial: int, *, shift: float = 0.0) -> FinishedTrial:
     return FinishedTrial(trial=trial, results=results, tokens=tokens)
 
 
-def token_text(token: int) -> str:
-    return f" w{token}"
+def token_text(token: int) -> TokenText:
+    return TokenText(text=f" w{token}", piece=f"Ġw{token}", shown=f"␣w{token}")
 
 
 def write_run(

@@ -330,11 +330,11 @@ def test_predictions_and_generations(store: Store, pair: tuple[str, str]) -> Non
     tokens = compare.predictions(list(pair), db=store)
     assert list(tokens.columns) == [
         *("run", "experiment", "model", "prompt", "condition"),
-        *("layer", "position", "rank", "token", "probability"),
+        *("layer", "position", "rank", "token_id", "token", "probability"),
     ]
     assert len(tokens) == 2 * N * N_LAYERS * 2
     first = tokens.iloc[0]
-    assert (first["layer"], first["position"], first["rank"], first["token"]) == (0, 4, 0, " w0")
+    assert (first["layer"], first["position"], first["rank"], first["token"]) == (0, 4, 0, "␣w0")
     assert_allclose(tokens["probability"], [math.exp(-0.5), math.exp(-1.5)] * (len(tokens) // 2))
 
     texts = compare.generations(pair[0], db=store)

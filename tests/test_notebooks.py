@@ -1,15 +1,14 @@
 """The notebooks run from top to bottom, in a folder of their own, and show what they promise."""
 
 import os
-import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
+from example_copy import copy_of_example
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[1] / "docs" / "notebooks"
-EXAMPLE = FOLDER.parents[1] / "mlux.db.example"
 NAMES = ("first_hour", "function_vectors", "steering", "sql")
 
 
@@ -30,7 +29,7 @@ def test_a_notebook_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     database = tmp_path / "mlux.db"
     if name == "sql":
-        shutil.copy(EXAMPLE, database)
+        copy_of_example(database)
     monkeypatch.setenv("MLUX_DB", str(database))
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)

@@ -41,7 +41,16 @@ position, and leave deleted runs out. `mlux sql "SELECT …"` only reads; the fi
 ABOUT_VIEWS = {
     "run_overview": "One row a run.",
     "results": "One row a number.",
-    "predictions": "One row a token: the most probable next tokens, rank 0 first.",
+    "predictions": "One row a token: the most probable next tokens, rank 0 first. `token` differs "
+    "for every id of a vocabulary.",
+    "controlled_effects": "One row a number that has a control: the same prompt, metric and place "
+    "under the control's condition, and the difference. A condition with several controls has a "
+    "row for each.",
+    "failures": "One row a trial that failed.",
+    "named_generations": "One row a text that a model continued.",
+    "named_params": "One row an option of a run; `value` is JSON.",
+    "named_tags": "One row a tag of a run.",
+    "named_conditions": "One row a name and value of a condition; join by `condition_id`.",
 }
 
 

@@ -39,8 +39,8 @@ def ending(text: str, longest: int = 40) -> str:
 
 
 def token(text: str, longest: int = 12) -> str:
-    """A token without the space around it; one that is only space is shown as ␣."""
-    return short(text.strip(" ") or "␣" * min(len(text), 3), longest)
+    """A token with its spaces as ␣, so that "the" and " the" differ."""
+    return short(text[: longest + 1].replace(" ", "␣"), longest)
 
 
 def numbered(place: int, text: str) -> str:

@@ -45,7 +45,7 @@ def command(
     """Ask the database in read-only SQL.
 
     STATEMENT is one SELECT, or - to read it from stdin. The views run_overview,
-    results and predictions have names where the tables have ids.
+    results, predictions and others have names where the tables have ids.
     """
     from mlux import store
 

@@ -73,7 +73,8 @@ def predictions(runs: Runs, db: Database = None) -> pd.DataFrame:
     """The most probable tokens, one a row; rank 0 is the first.
 
     Returns:
-        `run experiment model prompt condition layer position rank token probability`.
+        `run experiment model prompt condition layer position rank token_id token probability`.
+        `token` can be read and differs for every id of a vocabulary: ␣ is a space, <0xE2> a byte.
 
     Example:
         >>> tokens = predictions("latest:logit_lens", db="mlux.db.example")
@@ -84,10 +85,11 @@ def predictions(runs: Runs, db: Database = None) -> pd.DataFrame:
         keys = frames.run_keys(store, connection, runs)
         query = f"""
         SELECT v.run_id, r.experiment_id, r.model_id, t.prompt_id, t.condition_id, v.layer,
-          v.position, v.rank, v.token, v.logprob FROM token_predictions AS v {frames.FROM_TRIALS}
+          v.position, v.rank, w.token_id, v.token, v.logprob FROM token_predictions AS v
+        JOIN tokens AS w ON w.id = v.token {frames.FROM_TRIALS}
         ORDER BY v.run_id, v.trial, v.layer, v.position, v.rank
         """
-        names = "run experiment model prompt condition layer position rank token value"
+        names = "run experiment model prompt condition layer position rank token_id token value"
         frame = frames.frame(connection, query, {"runs": list(keys.values())}, names)
     frame["probability"] = np.exp(frame.pop("value").to_numpy())
     return frame

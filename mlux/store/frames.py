@@ -53,7 +53,7 @@ _NAMES = {
     "model": "SELECT id, label FROM models",
     "experiment": "SELECT id, name FROM experiments",
     "metric": "SELECT id, name FROM metrics",
-    "token": "SELECT id, text FROM tokens",
+    "token": "SELECT id, shown FROM tokens",
 }
 _NULLABLE = ("layer", "head", "position")
 

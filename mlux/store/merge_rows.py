@@ -9,7 +9,7 @@ from mlux.store import merge_hashes
 from mlux.store.creation import free_label
 from mlux.store.merge_source import CHUNK, TABLES, RefusedError, Source
 from mlux.store.rows import storable
-from mlux.store.session import insert
+from mlux.store.session import execute_many, insert
 from mlux.store.tables import Base
 
 KEYS = {
@@ -38,7 +38,8 @@ OF_RUN = tuple(
 """What belongs to one run, each after what it refers to."""
 
 # Texts that a model made; all other texts were checked when they came in.
-_OF_A_MODEL = {("tokens", "text"), ("generations", "text")}
+_OF_A_MODEL = {("generations", "text")}
+_OF_A_TOKEN = ("text", "piece", "shown")
 
 
 def columns_of(table: str) -> list[str]:
@@ -102,6 +103,8 @@ class Copier:
             if here is None:
                 raise RefusedError(f"A row of {table} was filed by another process. Merge again.")
             known[theirs["id"]] = here
+        if table == "tokens":
+            self._learn(ours)
         self._file_parts(table, {row["id"] for row in new})
         self._asked.pop()
         return known
@@ -152,7 +155,7 @@ class Copier:
                 row[column] = None if row[column] is None else known[row[column]]
         if table == "tokens":
             for row in ours:
-                row["text"] = _text(row["text"])
+                row |= {name: _text(row[name]) for name in _OF_A_TOKEN}
         return ours
 
     @staticmethod
@@ -182,6 +185,16 @@ class Copier:
         values = [tuple(row[name] for name in names) for row in rows]
         insert(self.target, table, ", ".join(names), values, "ON CONFLICT DO NOTHING")
 
+    def _learn(self, tokens: list[dict[str, Any]]) -> None:
+        """Pieces that only the source knows, of tokens that an earlier mlux filed here."""
+        rows = [
+            (row["piece"], row["shown"], row["tokenizer_id"], row["token_id"])
+            for row in tokens
+            if row["piece"] is not None
+        ]
+        if rows:
+            execute_many(self.target, _LEARN, rows)
+
     def _file_parts(self, table: str, new: set[int]) -> None:
         if table not in PARTS or not new:
             return
@@ -189,6 +202,12 @@ class Copier:
         rows = self.source.by_id(part, new, owner)
         check_types(part, rows)
         self._file(part, self._mapped(part, rows))
+
+
+_LEARN = (
+    "UPDATE tokens SET piece = ?, shown = ? "
+    "WHERE tokenizer_id = ? AND token_id = ? AND piece IS NULL"
+)
 
 
 def check_types(table: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -10,6 +10,7 @@ from math import isnan
 from typing import Any
 
 from mlux.errors import StoreError, UnknownNameError
+from mlux.provenance import TokenText
 from mlux.results import AXES, NOT_APPLICABLE, Generation, TopTokens, Values, first_nan
 from mlux.store.records import FinishedTrial
 
@@ -18,6 +19,7 @@ Row = tuple[Any, ...]
 VALUES = "run_id, metric_id, trial, layer, head, position, value"
 TOP_TOKENS = "run_id, trial, layer, position, rank, token, logprob"
 TRIAL_TOKENS = "run_id, trial, role, position, token"
+TOKENS = "tokenizer_id, token_id, text, piece, shown"
 GENERATIONS = "run_id, trial, sample, text, token_ids"
 
 
@@ -101,6 +103,13 @@ def token_rows(run: int, batch: Iterable[FinishedTrial], keys: Mapping[int, int]
         for role, tokens in done.tokens.items()
         for position, token in enumerate(tokens)
     )
+
+
+def token_text_rows(tokenizer: int, texts: Iterable[tuple[int, TokenText]]) -> Iterator[Row]:
+    """Rows of `tokens`, of a tokenizer by its key."""
+    for token, one in texts:
+        piece = None if one.piece is None else storable(one.piece)
+        yield tokenizer, token, storable(one.text), piece, storable(one.shown)
 
 
 def text_rows(run: int, batch: Iterable[FinishedTrial]) -> list[Row]:

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from mlux.errors import StoreError
 from mlux.store import backends, sqlite_file
 
-HEAD = "r0003"
+HEAD = "r0004"
 """The newest schema revision, which this mlux reads and writes."""
 
 FIRST = "r0001"

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from mlux.errors import RunError, StoreError, UnknownNameError
-from mlux.provenance import Environment
+from mlux.provenance import Environment, TokenText
 from mlux.results import Artifact
 from mlux.store import liveness, rows, sharing
 from mlux.store.creation import create_run, environment_columns, put_versions
@@ -35,13 +35,13 @@ class RunWriter:
     Args:
         store: The notebook, opened for writing.
         uid: The run.
-        token_text: A token's text by its id in the model's vocabulary.
+        token_text: What a token is called, by its id in the model's vocabulary.
 
     Raises:
         UnknownNameError: If there is no such run.
     """
 
-    def __init__(self, store: Store, uid: str, token_text: Callable[[int], str]) -> None:
+    def __init__(self, store: Store, uid: str, token_text: Callable[[int], TokenText]) -> None:
         self._store = store
         self._uid = uid
         self._token_text = token_text
@@ -318,9 +318,12 @@ class RunWriter:
         new = sorted(rows.token_ids(batch) - self._token_keys.keys())
         if not new:
             return self._token_keys
-        found = [(self._tokenizer, token, rows.storable(self._token_text(token))) for token in new]
-        columns = "tokenizer_id, token_id, text"
-        insert(connection, "tokens", columns, found, "ON CONFLICT DO NOTHING")
+        wanted = set(new)
+        if not self._token_keys:
+            wanted.update(connection.execute(_UNKNOWN, {"tokenizer": self._tokenizer}).scalars())
+        texts = [(token, self._token_text(token)) for token in sorted(wanted)]
+        found = rows.token_text_rows(self._tokenizer, texts)
+        insert(connection, "tokens", rows.TOKENS, found, _LEARNED)
         query = sa.text(
             "SELECT token_id, id FROM tokens WHERE tokenizer_id = :tokenizer AND token_id IN :new"
         ).bindparams(sa.bindparam("new", expanding=True))
@@ -339,6 +342,12 @@ class RunWriter:
                 connection.exec_driver_sql("ANALYZE")
 
 
+# Tokens that an earlier mlux filed by their decoded text alone.
+_UNKNOWN = sa.text("SELECT token_id FROM tokens WHERE tokenizer_id = :tokenizer AND piece IS NULL")
+_LEARNED = """
+ON CONFLICT (tokenizer_id, token_id) DO UPDATE SET piece = excluded.piece, shown = excluded.shown
+WHERE tokens.piece IS NULL AND excluded.piece IS NOT NULL
+"""
 _BEAT = "UPDATE runs SET heartbeat_at = :at WHERE id = :run AND status = 'running' AND pid = :pid"
 _MARK = """
 UPDATE trials SET status = ?, error = ?, finished_at = ?

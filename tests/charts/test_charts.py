@@ -131,7 +131,7 @@ def test_patching_shows_the_tokens_in_their_order_also_repeated_ones() -> None:
     drawn = _looks_right(charts.patching_heatmap(frame, tokens))
     assert len(drawn.items("rect")) == 2 * 12
     shown = [text for text in drawn.texts("axis-label") if not text.isdigit()]
-    assert shown[:4] == ["the", "cat", "↵", "cat"]
+    assert shown[:4] == ["the", "␣cat", "↵", "␣cat"]
     with pytest.raises(ParameterError, match="reach position 3, but 2 tokens are given"):
         charts.patching_heatmap(frame, tokens[:2])
     numbered = charts.patching_heatmap(frame[frame["condition"] == "site=mlp"])

@@ -1,11 +1,11 @@
 """`chart_for`: stored runs get the chart that suits what they measured, also a person's own."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from example_copy import copy_of_example
 from synthetic import METRICS, make_finished, make_model, make_spec, write_run
 
 from mlux import charts, compare
@@ -15,12 +15,10 @@ from mlux.results import Metric, Values
 from mlux.store import FinishedTrial, Store
 from tests.charts.scene import rgb, scene
 
-EXAMPLE = Path(__file__).parents[2] / "mlux.db.example"
-
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(shutil.copy(EXAMPLE, tmp_path_factory.mktemp("example") / "example.db"))
+    return str(copy_of_example(tmp_path_factory.mktemp("example") / "example.db"))
 
 
 @pytest.fixture

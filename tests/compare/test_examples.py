@@ -4,11 +4,11 @@ import doctest
 import importlib
 import inspect
 import pkgutil
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from example_copy import copy_of_example
 
 from mlux import compare, stats
 
@@ -23,7 +23,7 @@ MODULES = [
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy of the example database in the working directory."""
-    shutil.copy(ROOT / "mlux.db.example", tmp_path)
+    copy_of_example(tmp_path)
     monkeypatch.chdir(tmp_path)
 
 

@@ -91,10 +91,10 @@ def test_a_map_of_positions_has_the_tokens_that_prompts_share(recorded_runs: Rec
     options = {"metric": "by_position", "across": "position", "db": recorded_runs.store}
     table = compare.heatmap(recorded_runs.runs[0], **options)
     assert table["position"].tolist() == [0, 1, 2]
-    assert table["token"].fillna("?").tolist() == [" w7", " w8", "?"]
+    assert table["token"].fillna("?").tolist() == ["␣w7", "␣w8", "?"]
     assert_allclose(table["value"], np.arange(3) + mean(range(N_PROMPTS)))
     apart = compare.heatmap(recorded_runs.runs[0], by="prompt", **options)
-    assert apart["token"].tolist() == [t for i in range(5) for t in (" w7", " w8", f" w{i}")]
+    assert apart["token"].tolist() == [t for i in range(5) for t in ("␣w7", "␣w8", f"␣w{i}")]
     assert apart["value"].tolist() == [float(i + j) for i in range(5) for j in range(3)]
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from synthetic import make_environment, make_model, make_spec
 
 from mlux.prompts import Prompt, PromptSet
+from mlux.provenance import TokenText
 from mlux.results import Generation, Metric, TopTokens, Values
 from mlux.store import FinishedTrial, RunWriter, Store, create_run
 from mlux.store.claims import add_claim
@@ -53,8 +54,9 @@ def fill(store: Store) -> list[str]:
     return uids
 
 
-def _token(token: int) -> str:
-    return HUGE if token == 7 else PIECES[token % len(PIECES)]
+def _token(token: int) -> TokenText:
+    text = HUGE if token == 7 else PIECES[token % len(PIECES)]
+    return TokenText(text=text, piece=text, shown=f"{text}<id:{token}>")
 
 
 def _finished(trial: int, shift: int) -> FinishedTrial:

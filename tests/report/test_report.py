@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from example_copy import copy_of_example
 from PIL import Image
 
 import mlux.report
@@ -22,7 +23,6 @@ from mlux.store.claims import add_claim
 from tests.report import hostile
 from tests.report.browser import Browser, Visit, running
 
-EXAMPLE = Path(__file__).parents[2] / "mlux.db.example"
 LENSES = ["latest:logit_lens~1", "latest:logit_lens"]
 WIDTHS = (1280, 390)
 MEASURE = {
@@ -44,7 +44,7 @@ MEASURE = {
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The example database with a claim in it."""
-    path = str(shutil.copy(EXAMPLE, tmp_path_factory.mktemp("example") / "example.db"))
+    path = str(copy_of_example(tmp_path_factory.mktemp("example") / "example.db"))
     with Store.open(path, write=True) as store:
         runs = ["latest:induction_heads"]
         add_claim(store, "Layer 2 has induction heads", runs=runs, status="supported", note="all 2")

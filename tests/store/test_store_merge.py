@@ -26,6 +26,7 @@ from synthetic import (
 )
 
 from mlux.errors import StoreError
+from mlux.provenance import TokenText
 from mlux.results import Artifact, Generation, Values
 from mlux.store import (
     FinishedTrial,
@@ -302,7 +303,7 @@ def test_text_with_a_null_character_comes_to_a_server(target: Store, tmp_path: P
 
 def test_a_model_may_write_a_null_character(store: Store) -> None:
     uid = create_run(store, make_spec(n_prompts=1))
-    writer = RunWriter(store, uid, lambda token: "\0")
+    writer = RunWriter(store, uid, lambda token: TokenText(text="\0", piece="\0", shown="\0"))
     writer.start(make_environment())
     text = Generation(text="a\0b", token_ids=[0])
     value = Values(metric="accuracy", values=number(0, 0))

@@ -72,7 +72,7 @@ def of_a_later_mlux(path: Path) -> None:
         (of_mlflow, "database of another program"),
         (
             of_a_later_mlux,
-            "is at revision r0999; this mlux knows up to r0003. Upgrade mlux: pip install -U mlux.",
+            "is at revision r0999; this mlux knows up to r0004. Upgrade mlux: pip install -U mlux.",
         ),
     ],
 )
@@ -252,7 +252,7 @@ def test_the_default_place(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_url_of_sqlite_is_a_file(tmp_path: Path) -> None:
     with Store.open(f"sqlite:///{tmp_path}/by%20url.db", write=True) as store:
         assert store.path == tmp_path / "by url.db"
-        assert "revision='r0003'" in repr(store)
+        assert "revision='r0004'" in repr(store)
 
 
 @pytest.mark.parametrize("write", [False, True], ids=["read", "write"])

@@ -99,8 +99,8 @@ def test_every_result_comes_back(store: Store) -> None:
         uid=uid,
     )
     assert tops == [
-        (3, 1, 4, 0, " w4", pytest.approx(math.exp(-0.5))),
-        (3, 1, 4, 1, " w5", pytest.approx(math.exp(-1.5))),
+        (3, 1, 4, 0, "␣w4", pytest.approx(math.exp(-0.5))),
+        (3, 1, 4, 1, "␣w5", pytest.approx(math.exp(-1.5))),
     ]
     ids = rows(
         store,

@@ -121,7 +121,7 @@ def test_the_first_revision_goes_back_to_nothing(store: Store) -> None:
 
 NEXT = """
 from alembic import op
-revision, down_revision, branch_labels, depends_on = "r0004", "r0003", None, None
+revision, down_revision, branch_labels, depends_on = "r0005", "r0004", None, None
 
 def upgrade() -> None:
     op.execute("ALTER TABLE runs ADD COLUMN mood TEXT")
@@ -134,8 +134,8 @@ def with_another_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """As if this mlux knew one more revision, whose file is returned."""
     folder = Path(shutil.copytree(schema.migrations_folder(), tmp_path / "later 100%"))
     monkeypatch.setattr(schema, "migrations_folder", lambda: folder)
-    monkeypatch.setattr(session, "HEAD", "r0004")
-    return folder / "versions" / "r0004_another.py"
+    monkeypatch.setattr(session, "HEAD", "r0005")
+    return folder / "versions" / "r0005_another.py"
 
 
 def test_an_upgrade_keeps_the_data_and_a_backup_of_before(
@@ -145,13 +145,13 @@ def test_an_upgrade_keeps_the_data_and_a_backup_of_before(
         uid = write_run(store)
     request.getfixturevalue("with_another_revision").write_text(NEXT.format(then=""))
 
-    with pytest.raises(StoreError, match=r"at revision r0003; this mlux needs r0004.*db upgrade"):
+    with pytest.raises(StoreError, match=r"at revision r0004; this mlux needs r0005.*db upgrade"):
         Store.open(db)
     with Store.open(db, write=True) as store, store.reading() as connection:
         rows = connection.exec_driver_sql("SELECT uid, mood FROM runs").fetchall()
     assert rows == [(uid, None)]
 
-    backup = db.with_name("mlux.db.backup-r0003")
+    backup = db.with_name("mlux.db.backup-r0004")
     assert "mood" not in schema_of(backup)["runs"]
     with closing(sqlite3.connect(backup)) as connection:
         assert connection.execute("SELECT uid FROM runs").fetchall() == [(uid,)]

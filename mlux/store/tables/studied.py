@@ -52,12 +52,21 @@ class Token(Base):
     """A token that occurs in some result; the rest of the vocabulary is not stored."""
 
     __tablename__ = "tokens"
-    __table_args__ = table(UniqueConstraint("tokenizer_id", "token_id"))
+    __table_args__ = table(
+        UniqueConstraint("tokenizer_id", "token_id"),
+        UniqueConstraint("tokenizer_id", "shown"),
+    )
 
     id: Mapped[Id] = mapped_column(doc="What the other tables refer to")
     tokenizer_id: Mapped[int] = mapped_column(ForeignKey("tokenizers.id"))
     token_id: Mapped[int] = mapped_column(doc="The model's own id")
-    text: Mapped[str]
+    text: Mapped[str] = mapped_column(doc="As the decoder writes it alone; several may share it")
+    piece: Mapped[str | None] = mapped_column(
+        doc="The vocabulary's own entry; NULL where it is not known"
+    )
+    shown: Mapped[str] = mapped_column(
+        doc="To be read, and different for each id: ␣ is a space, <0xE2> a byte"
+    )
 
 
 class Model(Base):
