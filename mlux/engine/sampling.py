@@ -1,6 +1,5 @@
 """How to generate: the options, and how the next token is drawn."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -9,9 +8,11 @@ import mlx.core as mx
 
 from mlux.engine.arrays import integers
 from mlux.errors import ParameterError, UnknownNameError
+from mlux.limits import check
 
 Sampler = Callable[[mx.array], mx.array]
 """sampler(logprobs [rows, vocab_size]) → token ids [rows]."""
+_COLDEST = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,9 @@ class Options:
     Attributes:
         max_tokens: The most tokens to generate.
         temperature: 0 takes the most probable token; more draws from softmax(logits / temperature).
-        top_p: Draw from the most probable tokens that hold this much probability; 1 from all.
+            Below 1e-4 is taken as 0, since half precision cannot divide by it.
+        top_p: Draw from the most probable tokens that hold this much probability; 1 from all, 0
+            from the most probable alone.
         top_k: Draw from this many most probable tokens; 0 from all.
         min_p: Draw from tokens at least this probable, relative to the most probable; 0 from all.
         seed: What is drawn; row i of a batch draws with seed + i. None: MLX's own random state.
@@ -48,25 +51,15 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raises ParameterError for a value out of its range."""
-        ranges = {
-            "max_tokens": (1, None),
-            "temperature": (0, None),
-            "top_p": (0, 1),
-            "top_k": (0, None),
-            "min_p": (0, 1),
-            "max_kv_size": (1, None),
-            "prefill_step_size": (1, None),
-        }
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if name not in ("temperature", "top_p", "min_p") and not isinstance(value, int):
-                # A count of 1.5 tokens is never reached, and the text never ends.
-                raise ParameterError(f"{name} is {value!r}; expected a whole number.")
-            if not low <= value <= (math.inf if high is None else high):  # nor is it nan
-                limits = f"at least {low}" if high is None else f"from {low} to {high}"
-                raise ParameterError(f"{name} is {value}; expected {limits}.")
+        for option in fields(self):
+            if option.name not in ("seed", "stop"):
+                check(option.name, getattr(self, option.name))
+            if option.default is not None and getattr(self, option.name) is None:
+                raise ParameterError(f"{option.name} is None; leave it out for its default.")
+        check("drawing_seed", self.seed, called="seed")
+        for stop in self.stops:
+            if isinstance(stop, bool) or not isinstance(stop, str | int):
+                raise ParameterError(f"stop has {stop!r}; expected texts and token ids.")
         if self.kv_bits is not None and self.max_kv_size is not None:
             raise ParameterError(
                 "A rotating cache cannot be quantised: no kv_bits with max_kv_size."
@@ -88,19 +81,26 @@ class Options:
     @property
     def stops(self) -> tuple[str | int, ...]:
         """The stops as a tuple, also where there is only one."""
-        return (self.stop,) if isinstance(self.stop, str | int) else tuple(self.stop)
+        if isinstance(self.stop, str | int):
+            return (self.stop,)
+        if not isinstance(self.stop, Sequence):
+            raise ParameterError(f"stop is {self.stop!r}; expected texts and token ids.")
+        return tuple(self.stop)
 
     def sampler(self, vocab_size: int, row: int = 0) -> Sampler:
         """How one row of a batch draws its tokens."""
         from mlx_lm.sample_utils import make_sampler
 
+        # mlx-lm takes a top_p of 0 as no limit, and one that rounding swallows leaves no token. The
+        # most probable token has at least 1 / vocab_size, so below that it is the only one.
+        greedy = self.temperature < _COLDEST or self.top_p * vocab_size < 1
         draw: Sampler = make_sampler(
-            temp=self.temperature,
+            temp=0.0 if greedy else self.temperature,
             top_p=self.top_p,
             top_k=self.top_k if self.top_k < vocab_size else 0,
             min_p=self.min_p,
         )
-        if self.temperature == 0 or self.seed is None:
+        if greedy or self.seed is None:
             return draw
         return _seeded(draw, self.seed + row)
 

@@ -240,17 +240,41 @@ def test_what_may_be_a_prompt() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_tokens": 0}, "max_tokens is 0; expected at least 1"),
-        ({"temperature": -1}, "temperature is -1; expected at least 0"),
-        ({"temperature": float("nan")}, "temperature is nan; expected at least 0"),
+        ({"max_tokens": 0}, "max_tokens is 0; expected a whole number, at least 1"),
+        ({"temperature": -1}, "temperature is -1; expected a number, at least 0"),
+        ({"temperature": float("nan")}, "temperature is nan; expected a number, at least 0"),
+        ({"temperature": "warm"}, "temperature is 'warm'; expected a number"),
         ({"max_tokens": 1.5}, "max_tokens is 1.5; expected a whole number"),
-        ({"top_p": 1.5}, "top_p is 1.5; expected from 0 to 1"),
+        ({"max_tokens": None}, "max_tokens is None; leave it out"),
+        ({"top_p": 1.5}, "top_p is 1.5; expected a number from 0 to 1"),
+        ({"min_p": -0.1}, "min_p is -0.1; expected a number from 0 to 1"),
+        ({"top_k": True}, "top_k is True; expected a whole number"),
+        ({"seed": -1}, "seed is -1; expected a whole number from 0"),
+        ({"seed": 2**64}, "seed is 18446744073709551616; expected a whole number from 0"),
+        ({"seed": 1.5}, "seed is 1.5; expected a whole number from 0"),
+        ({"kv_bits": 0}, "kv_bits is 0; expected a whole number from 1 to 8"),
+        ({"quantized_kv_start": -1}, "quantized_kv_start is -1; expected a whole number"),
+        ({"stop": 1.5}, "stop is 1.5; expected texts and token ids"),
+        ({"stop": [None]}, "stop has None; expected texts and token ids"),
         ({"kv_bits": 8, "max_kv_size": 9}, "cannot be quantised"),
     ],
 )
 def test_an_option_out_of_range_is_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ParameterError, match=message):
-        demo().generate(PROMPT, **options)
+    for write in (demo().generate, demo().stream, lambda text, **o: demo().complete([text], **o)):
+        with pytest.raises(ParameterError, match=message) as caught:
+            write(PROMPT, **options)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options", [{"top_p": 0}, {"top_p": 0.0}, {"top_p": 1e-9}, {"top_k": 1}, {"min_p": 1}]
+)
+def test_what_leaves_one_token_to_draw_from_is_the_most_probable(options: dict[str, Any]) -> None:
+    greedy = demo().generate(PROMPT, max_tokens=8)
+    for seed in range(8):
+        drawn = demo().generate(PROMPT, max_tokens=8, temperature=3.0, seed=seed, **options)
+        assert drawn == greedy
+    assert demo().generate(PROMPT, max_tokens=8, temperature=1e-40, seed=1) == greedy
 
 
 def test_an_unknown_option_is_answered_with_close_matches() -> None:
