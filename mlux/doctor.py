@@ -53,7 +53,7 @@ def checks(database: str) -> Iterator[Check]:
     yield from _mlx()
     yield _demo_model()
     yield _database(database)
-    folder = Path.cwd() if "://" in database else Path(database).absolute().parent
+    folder = Path.cwd() if "://" in database else Path(database).resolve().parent
     yield _writable(folder)
     yield _disk(folder)
 

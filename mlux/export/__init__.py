@@ -68,7 +68,8 @@ def _write_notebook(store: Store, runs: Sequence[str], path: Path) -> list[Path]
             path.unlink()
             raise StoreError(f"{folder} is there already; choose another name for {path}.")
         try:
-            done = merge(copy, store.location, runs=runs)
+            url = store.engine.url.render_as_string(hide_password=False)
+            done = merge(copy, store.path or url, runs=runs)
             if done.refused:
                 uid, reason = next(iter(done.refused.items()))
                 raise StoreError(f"Cannot export run {uid}: {reason}")

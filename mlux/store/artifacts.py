@@ -1,9 +1,10 @@
 """Arrays beside the database: safetensors files that are called by the hash of their content.
 
-`mlux.db` has the folder `mlux.db-artifacts`; a server's database has `$MLUX_ARTIFACTS`, or a folder
-of its own below `~/.local/share/mlux`. A file is written whole under another name, forced to the
-disk and then renamed, before the row that refers to it commits; so a row always has its file, and
-what a killed process leaves behind is a file without a row, which `mlux db gc` removes.
+`mlux.db` has the folder `mlux.db-artifacts`, which follows when the file is renamed; a server's
+database has `$MLUX_ARTIFACTS`, or a folder of its own below `~/.local/share/mlux`. A file is
+written whole under another name, forced to the disk and then renamed, before the row that refers
+to it commits; so a row always has its file, and what a killed process leaves behind is a file
+without a row, which `mlux db gc` removes.
 """
 
 import hashlib
@@ -31,6 +32,8 @@ from mlux.store.session import Store, insert, opened
 VARIABLE = "MLUX_ARTIFACTS"
 SUFFIX = ".safetensors"
 PARTIAL = ".partial"
+_FOLDER = "-artifacts"
+_THIS_MACHINE = (None, "", "localhost", "127.0.0.1", "::1")
 
 # safetensors writes several entries of metadata in random order, which would give equal arrays
 # different hashes; so all of it is one entry.
@@ -65,12 +68,45 @@ class Placed:
 def folder(store: Store) -> Path:
     """Where a notebook's artifacts are; it need not be there yet."""
     if store.path is not None:
-        return store.path.with_name(store.path.name + "-artifacts")
+        home = beside(store.path)
+        return home if home.exists() else _left_behind(store, home)
     if named := os.environ.get(VARIABLE):
         return Path(named)
     url = store.engine.url
     data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return data / "mlux" / f"{url.database}@{url.host or 'localhost'}-artifacts"
+    host = "localhost" if url.host in _THIS_MACHINE else url.host
+    return data / "mlux" / f"{url.database}@{host}-artifacts"
+
+
+def beside(path: Path) -> Path:
+    """The folder of the artifacts of a database file."""
+    return path.with_name(path.name + _FOLDER)
+
+
+def _left_behind(store: Store, home: Path) -> Path:
+    """The folder of a database that was renamed without it; `home` if there is none.
+
+    It is one beside it whose own database is gone, and that has every file that this one refers to.
+    A store that is open for writing takes it over, so that no later database of the old name does.
+    """
+    orphans = [
+        folder
+        for folder in sorted(home.parent.glob(f"*{_FOLDER}"))
+        if not folder.with_name(folder.name.removesuffix(_FOLDER)).exists()
+    ]
+    if not orphans:
+        return home
+    with store.reading() as connection:
+        files = connection.execute(sa.text("SELECT DISTINCT sha256, bytes FROM artifacts")).all()
+    for folder in orphans:
+        if files and all(_is_there(path_of(folder, sha256), size) for sha256, size in files):
+            if not (store.writable and os.access(home.parent, os.W_OK)):
+                return folder
+            try:
+                return folder.rename(home)
+            except FileNotFoundError:  # another process was faster
+                return home
+    return home
 
 
 def path_of(home: Path, sha256: str) -> Path:

@@ -29,11 +29,18 @@ _DAMAGED = ("no such table", "Could not decode to UTF-8")
 
 
 def parse(location: str | Path) -> tuple[Path | None, sa.URL | None]:
-    """A file's path, or the URL of a server."""
+    """A file's own path, whichever links and `..` led to it, or the URL of a server.
+
+    What lies beside the file (SQLite's log, artifacts, backups) is then the same by every way, also
+    when the process changes its folder later or a link is led elsewhere.
+
+    Raises:
+        StoreError: If it is neither, or its links lead in a circle.
+    """
     if isinstance(location, Path) or "://" not in location:
         if not str(location):
             raise StoreError("The database's path is empty.")
-        return Path(location), None
+        return _own_path(Path(location), str(location)), None
     try:
         url = sa.make_url(location)
     except ArgumentError as error:
@@ -42,10 +49,18 @@ def parse(location: str | Path) -> tuple[Path | None, sa.URL | None]:
     if kind == "sqlite":
         if not url.database or url.database == ":memory:":
             raise StoreError(f"Cannot use {location}: a notebook has to be a file.")
-        return Path(url.database), None
+        return _own_path(Path(url.database), location), None
     if kind != "postgresql":
         raise StoreError(f"Cannot use {location}: mlux knows sqlite and postgresql, not {kind}.")
     return None, url
+
+
+def _own_path(path: Path, shown: str) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: a circle, before Python 3.13
+        reason = getattr(error, "strerror", None) or "its symbolic links lead in a circle"
+        raise StoreError(f"Cannot open {shown}: {reason}.") from error
 
 
 def sqlite(path: Path, write: bool, *, foreign_keys: bool = True) -> sa.Engine:

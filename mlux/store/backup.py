@@ -39,7 +39,7 @@ def back_up(store: Store, target: Path | None = None) -> Path:
     home = artifacts.folder(store)
     try:
         for path in home.glob(f"??/*{artifacts.SUFFIX}"):
-            folder = target.with_name(target.name + "-artifacts") / path.parent.name
+            folder = artifacts.beside(target) / path.parent.name
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, folder)
     except OSError as error:

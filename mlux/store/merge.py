@@ -54,7 +54,8 @@ def merge(target: Store, other: str | Path, *, runs: Collection[str] | None = No
     done = Merged()
     with opened(other) as (store, home), store.reading() as reading:
         _check_another(store, target)
-        source = Source(reading, str(other))
+        # A server's location is without its password.
+        source = Source(reading, str(other) if store.path is not None else store.location)
         check_tables(source)
         for row in source.rows("SELECT * FROM runs ORDER BY id"):
             if runs is not None and row["uid"] not in runs:

@@ -92,7 +92,7 @@ def opened(other: str | Path) -> Iterator[tuple[Store, Path]]:
                 given.close()
         Store.open(copy, write=True).close()
         with Store.open(copy) as store:
-            yield store, path.with_name(path.name + "-artifacts")
+            yield store, artifacts.beside(path)
 
 
 def check_tables(source: Source) -> None:

@@ -86,6 +86,11 @@ class Store:
         else:
             shown = str(location)
             found = sqlite_file.revision(path, shown)
+            if write and sqlite_file.has_other_names(path):
+                raise StoreError(
+                    f"Cannot write to {shown}: the file has other names (hard links). Make a copy "
+                    "with mlux db backup and write to that, or use a symbolic link (ln -s)."
+                )
             if write and path.exists() and not sqlite_file.may_write(path):
                 raise StoreError(f"Cannot write to {shown}: no permission.")
             if write and not os.access(path.absolute().parent, os.W_OK):

@@ -83,7 +83,20 @@ def wal(path: Path) -> Path:
 
 def may_write(path: Path) -> bool:
     """Whether this process may write the file and what SQLite puts beside it."""
-    return os.access(path, os.W_OK) and os.access(path.absolute().parent, os.W_OK)
+    may = os.access(path, os.W_OK) and os.access(path.absolute().parent, os.W_OK)
+    return may and not has_other_names(path)
+
+
+def has_other_names(path: Path) -> bool:
+    """Whether there are hard links to the file.
+
+    SQLite would keep one log for each name and damage the file, and what is written by one name
+    would lack its artifacts by the other.
+    """
+    try:
+        return path.stat().st_nlink > 1
+    except OSError:  # not there, or not to be seen: what opens it says so
+        return False
 
 
 def read_options(path: Path) -> str:
