@@ -112,7 +112,7 @@ def test_wrong_usage_is_one_line_and_2(
         ("empty.json", "[]", "empty"),
         ("broken.jsonl", '{"text": ', "broken.jsonl"),
         ("role.jsonl", '{"text": "a", "anser": "b"}', "Did you mean 'answer'"),
-        ("number.json", "[3]", "prompt 1"),
+        ("number.json", "[3]", "number.json, line 1"),
         ("long.json", json.dumps([{"text": "one " * 5000, "answer": "two"}]), "context"),
         ("binary.txt", b"\xff\xfe\x00\x01", "UTF-8"),
         ("prompts.docx", "x", ".jsonl"),

@@ -37,10 +37,13 @@ def test_one_set_in_four_formats(tmp_path: Path) -> None:
     assert [prompt.text for prompt in prompts.load(text).prompts] == ["a b", "d, e"]
 
 
-def test_the_same_prompt_twice_is_one_prompt(tmp_path: Path) -> None:
+def test_the_same_prompt_twice_is_said(tmp_path: Path) -> None:
     path = tmp_path / "twice.txt"
-    path.write_text("a\nb\na\n")
-    assert [prompt.text for prompt in prompts.load(path).prompts] == ["a", "b"]
+    path.write_text("a\n\nb\na\nb\n")
+    with pytest.raises(
+        PromptError, match=r"twice\.txt, line 4: the same prompt as in line 1;.* 1 m"
+    ):
+        prompts.load(path)
 
 
 def test_a_count_takes_the_first_prompts(tmp_path: Path) -> None:
@@ -76,19 +79,27 @@ def test_what_looks_like_a_line_end_within_a_prompt_stays(tmp_path: Path) -> Non
     [
         ("blank.jsonl", '{"text": "a", "answer": ""}', r"answer is empty; leave it out"),
         ("half.jsonl", '{"text": "\\ud800"}', r"text has half a character"),
-        ("deep.json", "[" * 100_000, r"Cannot read prompts"),
+        ("deep.json", "[" * 100_000, r"deep\.json, line 1: it is nested too deeply"),
         ("empty.txt", "\n \n", r"The prompt set 'empty' is empty"),
         ("empty.json", "[]", r"The prompt set 'empty' is empty"),
-        ("broken.json", "[{", r"Cannot read prompts from '.*broken\.json'"),
+        ("broken.json", "[{", r"broken\.json, line 1: no JSON, "),
         ("object.json", '{"text": "a"}', r"expected a list of prompts"),
-        ("number.jsonl", "3", r"prompt 1 of 'number' is 3; expected text or an object"),
-        ("no_text.jsonl", '{"answer": "a"}', r"prompt 1 of 'no_text' has no text"),
+        ("number.jsonl", "3", r"number\.jsonl, line 1: 3 is neither a text nor an object"),
+        ("no_text.jsonl", '{"answer": "a"}', r"no_text\.jsonl, line 1: it has no text"),
         ("typo.jsonl", '{"text": "a", "anser": "b"}', r"No prompt role .*'anser'.*'answer'"),
         ("type.jsonl", '{"text": "a", "answer": 3}', r"answer is 3, not text"),
         ("chat.jsonl", '{"text": "a", "template": "chta"}', r"template is 'chta', not raw or chat"),
         ("ids.jsonl", '{"text": "a", "token_ids": ["b"]}', r"not a list of token ids"),
         ("notes.md", "a", r"expected one of \.txt \.csv \.jsonl \.json"),
-        ("wide.csv", "text\na,b\n", r"No prompt role named '\?'"),
+        ("wide.csv", "text\na,b\n", r"wide\.csv, line 2: 2 fields under a header of 1"),
+        ("short.csv", "text,answer\na\n", r"short\.csv, line 2: 1 fields under a header of 2"),
+        ("two.csv", "text,text\na,b\n", r"two\.csv, line 1: two columns are named 'text'"),
+        ("other.csv", "text,target\na,b\n", r"line 1: .*--columns answer=target"),
+        ("other.jsonl", '\n{"q": "a"}', r"other\.jsonl, line 2: .*--columns text=q"),
+        ("keys.json", '[{"text": "a"},\n{"text": "b", "text": "c"}]', r"line 2: the key 'text'"),
+        ("nan.jsonl", '{"text": "a", "answer": NaN}', r"nan\.jsonl, line 1: NaN is no value"),
+        ("third.jsonl", '{"text": "a"}\n\n{"text": "b"\n', r"third\.jsonl, line 3: no JSON"),
+        ("tasks.json", '{"t": [["a", "b"]]}', r"-p tasks=.*tasks\.json"),
     ],
 )
 def test_a_file_that_holds_no_prompts_is_refused(
@@ -103,7 +114,7 @@ def test_a_file_that_holds_no_prompts_is_refused(
 
 def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
-    with pytest.raises(PromptError, match="not UTF-8"):
+    with pytest.raises(PromptError, match=r"latin\.txt, line 1: it is not UTF-8"):
         prompts.load(tmp_path / "latin.txt")
     (tmp_path / "folder.txt").mkdir()
     with pytest.raises(PromptError, match="Is a directory"):

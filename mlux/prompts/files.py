@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mlux.errors import PromptError, UnknownNameError
+from mlux.prompts import reading
+from mlux.prompts.reading import Row
 from mlux.prompts.values import TEMPLATES, Prompt, PromptSet
 
 SUFFIXES = (".txt", ".csv", ".jsonl", ".json")
@@ -32,7 +34,7 @@ def load(reference: str | Path, columns: Mapping[str, str] | None = None) -> Pro
             `.jsonl` or `.json` file whose columns are the attributes of `Prompt`. `ioi:16` and
             `mine.csv:16` are the first 16 prompts.
         columns: Role → the column of the file that holds it, where they have other names. Columns
-            that are no roles are then left alone, and numbers are taken as text.
+            that are no roles are then left alone, and a number is the text that stands there.
 
     Example:
         >>> load("ioi:2").prompts[0].answer
@@ -40,7 +42,8 @@ def load(reference: str | Path, columns: Mapping[str, str] | None = None) -> Pro
 
     Raises:
         UnknownNameError: If it is neither, or the file has no such column.
-        PromptError: If the file holds no prompts, or something that is not a prompt.
+        PromptError: If the file holds no prompts, something that is not a prompt, or what could be
+            read in two ways: a key or a row that is there twice, a row longer than the header.
     """
     if not isinstance(reference, str | Path):
         raise PromptError(
@@ -52,8 +55,8 @@ def load(reference: str | Path, columns: Mapping[str, str] | None = None) -> Pro
         return load(match[1], columns).first(int(match[2]))
     if name in shipped() and columns is None:
         resource = _shipped_folder().joinpath(f"{name}.jsonl")
-        records = _parse(resource.read_text("utf-8"), ".jsonl", name)
-        return _prompt_set(name, records, description=shipped()[name])
+        rows = reading.rows(resource.read_text("utf-8"), ".jsonl", name)
+        return _prompt_set(name, rows, name, description=shipped()[name])
     path = Path(reference)
     if path.suffix.lower() not in SUFFIXES:
         if path.exists():
@@ -61,20 +64,19 @@ def load(reference: str | Path, columns: Mapping[str, str] | None = None) -> Pro
                 f"Cannot read prompts from {name!r}: expected one of {' '.join(SUFFIXES)}."
             )
         raise UnknownNameError("prompt set", name, shipped())
-    try:
-        text = path.read_text("utf-8-sig")
-    except OSError as error:
-        raise PromptError(f"Cannot read prompts from {name!r}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise PromptError(f"Cannot read prompts from {name!r}: it is not UTF-8 text.") from error
-    records = _parse(text, path.suffix.lower(), name)
-    if columns is not None:
-        known = {str(key) for record in records if isinstance(record, Mapping) for key in record}
+    suffix = path.suffix.lower()
+    text = reading.read(path)
+    rows = reading.rows(text, suffix, name)
+    named = [*reading.header(text, name), *rows] if suffix == ".csv" else rows
+    if columns is None:
+        _check_roles(named, name)
+    else:
+        known = {str(key) for _, row in named if isinstance(row, Mapping) for key in row}
         for column in columns.values():
             if known and column not in known:
                 raise UnknownNameError(f"column of {name}", column, known)
-        records = [_renamed(record, columns, name) for record in records]
-    return _prompt_set(path.stem, records)
+        rows = [(line, _renamed(row, columns, f"{name}, line {line}")) for line, row in rows]
+    return _prompt_set(path.stem, rows, name)
 
 
 def save(prompts: PromptSet, path: str | Path) -> None:
@@ -131,7 +133,22 @@ def _table(records: Sequence[Mapping[str, Any]]) -> str:
     return out.getvalue()
 
 
-def _renamed(record: Any, columns: Mapping[str, str], name: str) -> Any:
+def _check_roles(rows: Sequence[Row], name: str) -> None:
+    """Raises PromptError if a column or key is no role; where the text is not found, says how."""
+    known = [field.name for field in fields(Prompt)]
+    for line, row in rows:
+        for key in row if isinstance(row, Mapping) else ():
+            if key in known:
+                continue
+            fault = UnknownNameError("prompt role", str(key), known)
+            role = "text" if "text" not in row else "answer" if "answer" not in row else "label"
+            raise PromptError(
+                f"{name}, line {line}: {fault} For columns of other names, say which holds what: "
+                f"--columns {role}={key} (columns={{{role!r}: {key!r}}})."
+            )
+
+
+def _renamed(record: Any, columns: Mapping[str, str], where: str) -> Any:
     """A record by roles: the columns that were named, and those that are roles already."""
     if not isinstance(record, Mapping):
         return record
@@ -140,13 +157,14 @@ def _renamed(record: Any, columns: Mapping[str, str], name: str) -> Any:
         if role not in roles:
             raise UnknownNameError("prompt role", role, roles)
         if column not in record and role == "text":
-            raise UnknownNameError(f"column of {name}", column, map(str, record))
+            raise PromptError(f"{where}: it has no text, which is in the column {column!r}.")
     taken = {*columns.values()}
     found = {key: record[key] for key in roles if key in record and key not in taken}
     found |= {role: record[column] for role, column in columns.items() if column in record}
-    numbers = {k: v for k, v in found.items() if type(v) in (int, float)}
-    return {k: v for k, v in found.items() if v is not None} | {
-        key: str(value) for key, value in numbers.items()
+    return {
+        key: str(value) if type(value) in (int, reading.Number) else value
+        for key, value in found.items()
+        if value is not None
     }
 
 
@@ -154,39 +172,22 @@ def _shipped_folder() -> Any:
     return files("mlux.demo").joinpath("prompts")
 
 
-def _parse(text: str, suffix: str, name: str) -> list[Mapping[str, Any]]:
-    try:
-        if suffix == ".txt":
-            return [{"text": line} for line in _lines(text) if line.strip()]
-        if suffix == ".csv":
-            return [
-                {key: value for key, value in row.items() if value}
-                for row in csv.DictReader(io.StringIO(text, newline=""), restkey="?", strict=True)
-            ]
-        if suffix == ".jsonl":
-            return [json.loads(line) for line in _lines(text) if line.strip()]
-        records = json.loads(text)
-    except (ValueError, csv.Error, RecursionError) as error:
-        raise PromptError(f"Cannot read prompts from {name!r}: {error}.") from error
-    if not isinstance(records, list):
-        raise PromptError(f"Cannot read prompts from {name!r}: expected a list of prompts.")
-    return records
-
-
-def _lines(text: str) -> list[str]:
-    """The lines of a text; a line separator within a prompt, such as U+2028, is part of it."""
-    return text.replace("\r\n", "\n").split("\n")
-
-
-def _prompt_set(
-    name: str, records: Sequence[Mapping[str, Any]], description: str = ""
-) -> PromptSet:
-    prompts = dict.fromkeys(
-        _prompt(record, f"prompt {number} of {name!r}")
-        for number, record in enumerate(records, start=1)
-    )
+def _prompt_set(name: str, rows: Sequence[Row], file: str, description: str = "") -> PromptSet:
+    prompts: dict[Prompt, int] = {}
+    repeated: list[tuple[int, int]] = []
+    for line, record in rows:
+        prompt = _prompt(record, f"{file}, line {line}")
+        if prompt in prompts:
+            repeated.append((line, prompts[prompt]))
+        prompts.setdefault(prompt, line)
     if not prompts:
         raise PromptError(f"The prompt set {name!r} is empty; give it at least one prompt.")
+    if repeated:
+        line, first = repeated[0]
+        more = f" So are {len(repeated) - 1} more rows." if len(repeated) > 1 else ""
+        raise PromptError(
+            f"{file}, line {line}: the same prompt as in line {first}; leave one of them out.{more}"
+        )
     return PromptSet(name=name, prompts=tuple(prompts), description=description)
 
 
@@ -194,7 +195,7 @@ def _prompt(record: object, where: str) -> Prompt:
     if isinstance(record, str):
         record = {"text": record}
     if not isinstance(record, Mapping):
-        raise PromptError(f"{where} is {record!r}; expected text or an object with a text.")
+        raise PromptError(f"{where}: {_shown(record)} is neither a text nor an object with a text.")
     known = [field.name for field in fields(Prompt)]
     for key in record:
         if key not in known:
@@ -207,23 +208,28 @@ def _prompt(record: object, where: str) -> Prompt:
 
 
 def _check_types(values: Mapping[str, Any], where: str) -> None:
-    if not isinstance(values.get("text"), str) or not values["text"]:
-        raise PromptError(f"{where} has no text.")
+    if values.get("text") in (None, ""):
+        raise PromptError(f"{where}: it has no text.")
     if values.get("template", "raw") not in TEMPLATES:
-        raise PromptError(f"{where}: template is {values['template']!r}, not raw or chat.")
+        raise PromptError(f"{where}: template is {_shown(values['template'])}, not raw or chat.")
     ids = values.get("token_ids")
     if ids is not None and not (
         isinstance(ids, tuple) and ids and all(type(i) is int and i >= 0 for i in ids)
     ):
-        raise PromptError(f"{where}: token_ids is {ids!r}, not a list of token ids.")
+        raise PromptError(f"{where}: token_ids is {_shown(ids)}, not a list of token ids.")
     for key, value in values.items():
         if key == "token_ids" or value is None:
             continue
-        if not isinstance(value, str):
-            raise PromptError(f"{where}: {key} is {value!r}, not text.")
+        if not isinstance(value, str) or isinstance(value, reading.Number):
+            raise PromptError(f"{where}: {key} is {_shown(value)}, not text.")
         if not value:
             raise PromptError(f"{where}: {key} is empty; leave it out instead.")
         if "\0" in value:
             raise PromptError(f"{where}: {key} has a null character, which no server can store.")
         if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
             raise PromptError(f"{where}: {key} has half a character, which no tokenizer can read.")
+
+
+def _shown(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:59]}…"

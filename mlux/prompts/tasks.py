@@ -1,7 +1,5 @@
 """Tasks as pairs of a query and its answer: those of the built-in model, or a user's own."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlux.errors import PromptError
+from mlux.prompts import reading
 
 Pair = tuple[str, str]
 """A query and its answer."""
@@ -69,28 +68,30 @@ def load_tasks(path: str | Path) -> dict[str, Task]:
         PromptError: If it cannot be read, or holds something else.
     """
     path = Path(path)
-    try:
-        text = path.read_text("utf-8-sig")
-        if path.suffix.lower() == ".json":
-            return _tasks(json.loads(text), path.name)
-        if path.suffix.lower() == ".csv":
-            return _tasks(_from_table(text, path.name), path.name)
-    except OSError as error:
-        raise PromptError(f"Cannot read tasks from {str(path)!r}: {error.strerror}.") from error
-    except (ValueError, csv.Error, RecursionError) as error:
-        raise PromptError(f"Cannot read tasks from {str(path)!r}: {error}.") from error
-    raise PromptError(f"Cannot read tasks from {str(path)!r}: expected .json or .csv.")
+    suffix = path.suffix.lower()
+    if suffix not in (".json", ".csv"):
+        raise PromptError(f"Cannot read tasks from {str(path)!r}: expected .json or .csv.")
+    text = reading.read(path, "tasks")
+    if suffix == ".json":
+        return _tasks(reading.document(text, str(path)), path.name)
+    return _tasks(_from_table(text, str(path)), path.name)
 
 
 def _from_table(text: str, name: str) -> dict[str, dict[str, list[list[Any]]]]:
-    table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    missing = [column for column in ("task", "x", "y") if column not in (table.fieldnames or ())]
+    columns = [column for _, row in reading.header(text, name) for column in row]
+    missing = [column for column in ("task", "x", "y") if column not in columns]
     if missing:
         raise PromptError(f"{name} has no column {missing[0]!r}; tasks need task, x and y.")
     tasks: dict[str, dict[str, list[list[Any]]]] = {}
-    for row in table:
-        split = row.get("split") or "train"
-        tasks.setdefault(row["task"], {}).setdefault(split, []).append([row["x"], row["y"]])
+    for line, row in reading.table(text, name):
+        lacking = [column for column in ("task", "x", "y") if column not in row]
+        if lacking:
+            raise PromptError(f"{name}, line {line}: {lacking[0]} is empty.")
+        split = row.get("split", "train")
+        pairs = tasks.setdefault(row["task"], {}).setdefault(split, [])
+        if [row["x"], row["y"]] in pairs:
+            raise PromptError(f"{name}, line {line}: a pair that its task has already.")
+        pairs.append([row["x"], row["y"]])
     return tasks
 
 
@@ -118,7 +119,11 @@ def _pairs(content: object, where: str) -> tuple[Pair, ...]:
         if not (
             isinstance(pair, Sequence)
             and len(pair) == 2
-            and all(isinstance(word, str) and word for word in pair)
+            and all(type(word) is str and word for word in pair)
         ):
             raise PromptError(f"{where} has {pair!r}; expected a pair of texts, [query, answer].")
-    return tuple(dict.fromkeys((x, y) for x, y in content))
+    pairs = [(x, y) for x, y in content]
+    for number, pair in enumerate(pairs):
+        if pair in pairs[:number]:
+            raise PromptError(f"{where} has {pair!r} twice; leave one of them out.")
+    return tuple(pairs)
