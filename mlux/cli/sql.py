@@ -45,7 +45,8 @@ def command(
     """Ask the database in read-only SQL.
 
     STATEMENT is one SELECT, or - to read it from stdin. The views run_overview,
-    results, predictions and others have names where the tables have ids.
+    results, predictions and others have names where the tables have ids. On
+    SQLite there are median(x) and stddev(x), too.
     """
     from mlux import store
 

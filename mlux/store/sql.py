@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from mlux.errors import StoreError
-from mlux.store import sqlite_file
+from mlux.store import sql_functions, sqlite_file
 from mlux.store.liveness import mark_crashed
 from mlux.store.session import Store
 
@@ -78,6 +78,7 @@ def _query_sqlite(
         refused.append(f"{first or second or 'this statement'}")
         return sqlite3.SQLITE_DENY
 
+    sql_functions.add_to(reader)
     reader.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _CELL_BYTES)
     deadline = time.monotonic() + seconds
     reader.set_authorizer(authorize)
