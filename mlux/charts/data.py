@@ -15,6 +15,9 @@ from mlux.errors import ParameterError
 
 Record = dict[str, Any]
 
+UNMODIFIED = "unmodified"
+"""The name of the condition that changes nothing, beside others."""
+
 NAMING = ("experiment", "model", "condition", "run")
 """What tells series apart, the most telling first."""
 
@@ -94,7 +97,10 @@ def _parts(column: pd.Series) -> pd.Series:
             name: ", ".join(part for part in parts if part not in common)
             for name, parts in values.items()
         }
-    shown = {name: labels.short(str(text), 60) if text else "—" for name, text in names.items()}
+    # What has nothing of its own keeps its whole name; one without any part is unmodified.
+    shown = {
+        name: labels.short(str(text or name), 60) or UNMODIFIED for name, text in names.items()
+    }
     return column.astype(object).map(shown)
 
 
@@ -156,9 +162,19 @@ def about(frame: pd.DataFrame, *more: str) -> list[str]:
     models = distinct(frame, "model")
     shown = [labels.short(name, 40) for name in models[:3]]
     shown += [f"{len(models) - 3} more models"] if len(models) > 3 else []
-    parts = [", ".join(distinct(frame, "experiment")), ", ".join(shown), counted(frame)]
+    parts = [", ".join(distinct(frame, "experiment")), ", ".join(shown), _common(frame)]
+    parts.append(counted(frame))
     first = " · ".join(part for part in parts if part)
     return [line for line in (first, *more) if line]
+
+
+def _common(frame: pd.DataFrame) -> str:
+    """What all conditions have in common, such as the site; no series is named by it."""
+    conditions = [text.split(", ") for text in distinct(frame, "condition")]
+    if not conditions:
+        return ""
+    shared = set.intersection(*map(set, conditions))
+    return labels.short(", ".join(part for part in conditions[0] if part in shared), 60)
 
 
 def counted(frame: pd.DataFrame) -> str:

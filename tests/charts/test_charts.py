@@ -317,3 +317,16 @@ def test_every_chart_has_an_example() -> None:
     drawn_from_runs = {"chart_for", "CHARTS"}
     for name in set(charts.__all__) - drawn_from_runs:
         assert ">>>" in (inspect.getdoc(getattr(charts, name)) or ""), name
+
+
+def test_the_site_is_named_and_so_is_the_unmodified_condition() -> None:
+    heads = results(layers=[0, 1], heads=[0, 1], conditions=["site=head"])
+    assert scene(charts.head_heatmap(heads)).texts("title-subtitle") == [
+        "toy_lens · demo · site=head · n = 3 prompts"
+    ]
+    lines = results(layers=[0, 1], conditions=["", "site=mlp_out", "site=attn_out"])
+    named = {row["series"] for row in charts.layer_profile(lines).to_dict()["data"]["values"]}
+    assert named == {"unmodified", "site=mlp_out", "site=attn_out"}
+    controlled = results(layers=[0, 1], conditions=["site=head", "site=head, control=self"])
+    named = {row["series"] for row in charts.layer_profile(controlled).to_dict()["data"]["values"]}
+    assert named == {"site=head", "control=self"}
