@@ -99,6 +99,7 @@ def test_what_looks_like_a_line_end_within_a_prompt_stays(tmp_path: Path) -> Non
         ("keys.json", '[{"text": "a"},\n{"text": "b", "text": "c"}]', r"line 2: the key 'text'"),
         ("nan.jsonl", '{"text": "a", "answer": NaN}', r"nan\.jsonl, line 1: NaN is no value"),
         ("third.jsonl", '{"text": "a"}\n\n{"text": "b"\n', r"third\.jsonl, line 3: no JSON"),
+        ("tasks.csv", "task,x,y\nt,a,b\n", r"these are pairs of tasks.* -p tasks=.*tasks\.csv"),
         ("tasks.json", '{"t": [["a", "b"]]}', r"-p tasks=.*tasks\.json"),
     ],
 )

@@ -14,7 +14,7 @@ from mlux.engine.batching import answer_tokens
 from mlux.engine.model import HookedModel
 from mlux.engine.trials import EncodedPrompt, encode
 from mlux.errors import PromptError
-from mlux.prompts import Prompt, PromptSet
+from mlux.prompts import Prompt, PromptSet, shipped
 
 BadPrompts = Literal["fail", "drop", "keep"]
 """What becomes of a prompt that is reported.
@@ -140,9 +140,27 @@ def _report(
         advice = "None is left."
     else:
         advice = "Leave them out with --bad-prompts drop (bad_prompts='drop')."
-    if not keep and any("tokens, of which only" in fault for fault in faults):
+    # Only if it helps: other faults stay faults when first tokens are scored.
+    if not keep and all("tokens, of which only" in fault for fault in faults):
         advice += " Score first tokens with --bad-prompts keep."
+    if not all(": it has no " in fault for fault in faults):
+        advice = " ".join(filter(None, (_instead(prompts, experiment), advice)))
     return (
         f"{len(faults)} of the {total} prompts of {prompts.name!r} cannot be used by "
         f"{experiment}. {shown}{more} {advice}"
     )
+
+
+def _instead(prompts: PromptSet, experiment: str) -> str:
+    """What to use instead of prompts that nobody wrote for this model; empty for a person's own."""
+    if prompts.name.partition(":")[0] in shipped():
+        return (
+            "The set was written in the words of the built-in model, --model demo. For another, "
+            "give a file of your own: --prompts FILE; docs/prompts.md says how to make one."
+        )
+    if prompts.name.startswith(f"{experiment} seed "):
+        return (
+            f"{experiment} makes its prompts itself, by default in the words of the built-in "
+            f"model, --model demo; its options change them, see: mlux experiments {experiment}."
+        )
+    return ""

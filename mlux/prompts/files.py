@@ -141,6 +141,11 @@ def _check_roles(rows: Sequence[Row], name: str) -> None:
             if key in known:
                 continue
             fault = UnknownNameError("prompt role", str(key), known)
+            if {"x", "y"} <= row.keys():
+                raise PromptError(
+                    f"{name}, line {line}: these are pairs of tasks, no prompts. Tasks go in as "
+                    f"-p tasks={name}."
+                )
             role = "text" if "text" not in row else "answer" if "answer" not in row else "label"
             raise PromptError(
                 f"{name}, line {line}: {fault} For columns of other names, say which holds what: "

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from mlux import compare, plan, run_experiment
 from mlux.engine import HookedModel
@@ -94,6 +96,37 @@ def test_the_report_shows_a_few_and_counts_the_rest(screened: Callable[..., Scre
         screened(Prompt(text="mary", answer="john", wrong_answer="mary"), bad="drop")
     with pytest.raises(PromptError, match=r"bad_prompts is 'drp'; expected fail, drop, keep"):
         screened(GOOD, bad="drp")
+
+
+def letter_by_letter() -> HookedModel:
+    """A model whose tokenizer knows letters, and no word of the built-in model."""
+    built_in = HookedModel.from_pretrained("demo")
+    vocab = {letter: i for i, letter in enumerate("?abcdefghijklmnopqrstuvwxyz ,.:;→\n")}
+    made = Tokenizer(models.WordLevel(vocab, unk_token="?"))
+    made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, unk_token="?")
+    return HookedModel(built_in.model, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "instead"),
+    [
+        ("activation_patching", r"written in the words of the built-in model.*--prompts FILE"),
+        ("direct_logit_attribution", r"written in the words of the built-in model.*--prompts FILE"),
+        ("function_vectors", r"makes its prompts itself.*see: mlux experiments function_vectors"),
+    ],
+)
+def test_default_prompts_that_do_not_fit_say_what_to_use(experiment: str, instead: str) -> None:
+    with pytest.raises(PromptError, match=instead) as caught:
+        plan.prepare(experiment, model=letter_by_letter())
+    assert "\n" not in str(caught.value)
+
+
+def test_advice_is_only_given_where_it_helps(screened: Callable[..., Screened]) -> None:
+    with pytest.raises(PromptError) as caught:
+        screened(GOOD, *BAD.values())  # of which only one has an answer of several tokens
+    assert "Score first tokens" not in str(caught.value)
+    assert "built-in" not in str(caught.value)
 
 
 def test_without_a_need_for_answers_long_ones_are_only_noted() -> None:
