@@ -50,9 +50,9 @@ RANGES = {
     "limit": _COUNT,
     "max_rows": _COUNT,
     "top": _COUNT,
-    "n": _COUNT,
+    "n": Range(low=2, high=10**7),  # prompts of a plan
     "n_resamples": Range(low=1, high=10**7),
-    "timeout": Range(low=0.1, high=86_400, whole=False),
+    "timeout": Range(low=0.001, high=86_400, whole=False),
     "margin": Range(low=0, whole=False, open=True),
     "level": Range(low=0, high=1, whole=False, open=True),
     "alpha": Range(low=0, high=1, whole=False, open=True),
@@ -92,5 +92,11 @@ def check(name: str, value: Any, *, called: str = "") -> None:
         return
     kind = Integral if expected.whole else Real  # numpy's numbers are these too
     if isinstance(value, bool) or not isinstance(value, kind) or not expected.holds(value):
-        shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}…"
-        raise ParameterError(f"{called or name} is {shown}; expected {expected}.")
+        raise ParameterError(f"{called or name} is {_shown(value)}; expected {expected}.")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, int) and value.bit_length() > 200:  # Python refuses to write the longest
+        return "a number of many digits"
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:59]}…"

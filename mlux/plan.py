@@ -12,6 +12,7 @@ from mlux import params as parameters
 from mlux import prompts as prompt_sets
 from mlux import registry
 from mlux.errors import ModelError, ParameterError
+from mlux.limits import check as check_range
 from mlux.prompts import PromptSet
 from mlux.provenance import environment
 from mlux.registry import Experiment
@@ -219,12 +220,10 @@ def prepare(
     """
     experiment = registry.get(name)
     config = parameters.build(experiment.config, params or {}, experiment=name)
-    if batch_size is not None and batch_size < 1:
-        raise ParameterError(f"The batch size is {batch_size}; expected at least 1.")
-    if memory is not None and memory < 1:
-        raise ParameterError(f"The memory budget is {memory} bytes; expected at least 1.")
-    if not isinstance(seed, int) or not 0 <= seed < 2**31:
-        raise ParameterError(f"The seed is {seed}; expected 0 to {2**31 - 1}.")
+    if seed is None:
+        raise ParameterError("seed is None; leave it out for 0.")
+    for option, value in {"seed": seed, "batch_size": batch_size, "memory": memory}.items():
+        check_range(option, value)
     given = _given_prompts(experiment, prompts)
     if isinstance(model, str | Path):
         model = load_model(str(model), None if adapter is None else str(adapter))

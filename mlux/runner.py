@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlux import display, registry
 from mlux import params as parameters
-from mlux.errors import ParameterError, RunError
+from mlux.errors import RunError
 from mlux.execution import execute
+from mlux.limits import check as check_range
 from mlux.plan import Plan, Prepared, assemble, load_model, prepare, require_checked
 from mlux.prompts import PromptSet, load
 from mlux.store import Store, StoredRun, default_location, find_identical
@@ -114,8 +115,7 @@ def run_experiment(
         KeyboardInterrupt: After Ctrl-C, once the current batch is stored.
     """
     check_tags(tags or {}, note)
-    if max_failures is not None and max_failures < 0:
-        raise ParameterError(f"max_failures is {max_failures}; expected 0 or more.")
+    check_range("max_failures", max_failures)
     prepared = prepare(
         name,
         model=model,
@@ -202,6 +202,7 @@ def resume(
     Raises:
         RunError: If nothing is missing, or the model or the code is no longer what it began with.
     """
+    check_range("max_failures", max_failures)
     location = db or default_location()
     with Store.open(location) as store:
         stored = load_run(store, resolve_run(store, reference))
@@ -243,6 +244,7 @@ def rerun(
     Raises:
         MluxError: If the experiment or the model is no longer there.
     """
+    check_range("max_failures", max_failures)
     location = db or default_location()
     with Store.open(location) as store:
         stored = load_run(store, resolve_run(store, reference))

@@ -182,8 +182,8 @@ def test_what_an_experiment_must_yield_is_said(
         ({"params": {"topk": 3}}, UnknownNameError, "Did you mean 'top_k'"),
         ({"params": {"top_k": "few"}}, ParameterError, "not a whole number"),
         ({"params": {"top_k": 0}}, ParameterError, "expected at least 1"),
-        ({"batch_size": 0}, ParameterError, "batch size is 0"),
-        ({"seed": -1}, ParameterError, "The seed is -1"),
+        ({"batch_size": 0}, ParameterError, "batch_size is 0"),
+        ({"seed": -1}, ParameterError, "seed is -1"),
         (
             {"name": "induction_heads", "params": {"period": 99_999}},
             ParameterError,
@@ -366,7 +366,7 @@ def test_a_run_does_not_resume_on_another_model_or_another_code(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"seed": 1.5}, "The seed is 1.5; expected 0 to"),
+        ({"seed": 1.5}, "seed is 1.5; expected a whole number from 0"),
         ({"max_failures": -1}, "max_failures is -1; expected 0 or more."),
         ({"tags": {"": "a"}}, "A tag needs a name"),
         ({"tags": {"a": None}}, "None is not text; tags and notes are."),

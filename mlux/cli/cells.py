@@ -85,6 +85,14 @@ def exact(value: Any) -> Any:
     return value
 
 
+def in_csv(value: Any) -> Any:
+    """A value for a cell of a CSV: what is no scalar is JSON, which other programs read."""
+    value = exact(value)
+    if isinstance(value, str | int | float | None):
+        return value
+    return json.dumps(plain(value), ensure_ascii=False)
+
+
 def plain(value: Any) -> Any:
     """A value that JSON can say; NaN and infinities, which it cannot, become null."""
     value = exact(value)

@@ -7,7 +7,7 @@ import click
 
 from mlux.cli.comparison import MEANS, TESTS, best_places, for_eyes, ordered
 from mlux.cli.groups import examples
-from mlux.cli.options import COUNT
+from mlux.cli.options import Limited
 from mlux.cli.output import FOR_EYES, format_option, note, sentence, show_frame
 from mlux.cli.settings import Settings, pass_settings
 from mlux.errors import RunError, UnknownNameError
@@ -62,17 +62,27 @@ def _axes(context: click.Context, parameter: click.Parameter, value: str) -> lis
     show_default=True,
     help="How p becomes q.",
 )
-@click.option("--margin", type=float, help="Also test that they differ by less than this.")
+@click.option(
+    "--margin",
+    metavar="NUMBER",
+    type=Limited("margin"),
+    help="Also test that they differ by less than this.",
+)
 @click.option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=Limited("seed"),
     metavar="N",
     default=0,
     show_default=True,
     help="Of the resampling.",
 )
 @click.option("--sort", metavar="COLUMN", help="Order the rows; -COLUMN puts the largest first.")
-@click.option("--top", type=COUNT, help="Only so many rows; unsorted: those that differ most.")
+@click.option(
+    "--top",
+    metavar="N",
+    type=Limited("top"),
+    help="Only so many rows; unsorted: those that differ most.",
+)
 @format_option
 @pass_settings
 def command(

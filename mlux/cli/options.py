@@ -7,8 +7,28 @@ from typing import Any
 
 import click
 
-COUNT = click.IntRange(min=1, max=1_000_000_000)
-"""A number of rows; SQLite's driver counts in 32 bits."""
+from mlux.errors import ParameterError
+from mlux.limits import RANGES, check
+
+
+class Limited(click.ParamType[float]):
+    """A number in the range that `mlux.limits` gives an option; Python checks it by the same."""
+
+    def __init__(self, option: str) -> None:
+        self.option, self.range = option, RANGES[option]
+        self.name = "number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number that a text says."""
+        try:
+            number = int(value) if self.range.whole else float(value)
+            check(self.option, number)
+        except (ValueError, ParameterError):
+            self.fail(f"{str(value)[:60]!r} is not {self.range}.", param, ctx)
+        return number
+
 
 _UNITS = {"": 1, "B": 1} | {
     prefix + unit: base**power
@@ -27,7 +47,10 @@ class Size(click.ParamType[int]):
         match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Z]*)", str(value).strip().upper())
         if match is None or match[2] not in _UNITS or float(match[1]) * _UNITS[match[2]] < 1:
             self.fail(f"{value!r} is no size; write one as in 500MB or 2GiB.", param, ctx)
-        return int(float(match[1]) * _UNITS[match[2]])
+        size = int(float(match[1]) * _UNITS[match[2]])
+        if not RANGES["memory"].holds(size):
+            self.fail(f"{value!r} is not {RANGES['memory']} bytes.", param, ctx)
+        return size
 
 
 SIZE = Size()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mlux.cli.cells import cell, exact, plain, printable
+from mlux.cli.cells import cell, in_csv, plain, printable
 from mlux.cli.layout import cells_width, padded
 from mlux.cli.table import Rows, marked_cells, print_table
 
@@ -95,7 +95,7 @@ def show_table(
     elif output == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows([exact(value) for value in row] for row in rows)
+        writer.writerows([in_csv(value) for value in row] for row in rows)
     elif output == "markdown":
         _markdown([cell(name) for name in columns], marked_cells(rows, marks))
     else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlux.cli.groups import examples
-from mlux.cli.options import SIZE, columns_of, pairs
+from mlux.cli.options import SIZE, Limited, columns_of, pairs
 from mlux.cli.output import format_option, note, show_records
 from mlux.cli.settings import Settings, pass_settings
 from mlux.errors import RunError
@@ -66,7 +66,7 @@ PLAN_COLUMNS = (
 @click.option(
     "--seed",
     metavar="N",
-    type=click.IntRange(min=0, max=2**31, max_open=True),  # what every generator takes
+    type=Limited("seed"),
     default=0,
     show_default=True,
     help="Of everything random.",
@@ -83,7 +83,7 @@ PLAN_COLUMNS = (
 @click.option(
     "--batch-size",
     metavar="N",
-    type=click.IntRange(min=1, max=65_536),
+    type=Limited("batch_size"),
     help="Prompts at once; default: 16.",
 )
 @click.option(
@@ -104,7 +104,7 @@ PLAN_COLUMNS = (
 @click.option(
     "--max-failures",
     metavar="N",
-    type=click.IntRange(min=0),
+    type=Limited("max_failures"),
     help="Stop a run when more trials have failed; default: mark them and go on.",
 )
 @click.option(

@@ -10,7 +10,7 @@ import click
 from mlux.cli.bin import delete, restore
 from mlux.cli.cells import cell
 from mlux.cli.groups import Group, examples
-from mlux.cli.options import COUNT, pairs
+from mlux.cli.options import Limited, pairs
 from mlux.cli.output import (
     FOR_EYES,
     format_option,
@@ -64,7 +64,7 @@ command.add_command(restore)
     metavar="CONDITION",
     help="Only runs that fulfil it: \"model ~ 'gemma' and params.top_k > 3\".",
 )
-@click.option("-n", "--limit", type=COUNT, help="Only so many, the newest.")
+@click.option("-n", "--limit", metavar="N", type=Limited("limit"), help="Only so many, the newest.")
 @click.option("--before", metavar="RUN", help="Only runs older than this one: the next page.")
 @click.option("--deleted", is_flag=True, help="What is in the bin instead.")
 @format_option
@@ -169,7 +169,7 @@ def _parts(run: "StoredRun") -> dict[str, Any]:
 
 
 _max_failures = click.option(
-    "--max-failures", metavar="N", type=click.IntRange(min=0), help="Stop when more trials fail."
+    "--max-failures", metavar="N", type=Limited("max_failures"), help="Stop when more trials fail."
 )
 
 

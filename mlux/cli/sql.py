@@ -1,20 +1,13 @@
 """`mlux sql`."""
 
-import math
 import sys
 
 import click
 
 from mlux.cli.groups import examples
-from mlux.cli.options import COUNT
+from mlux.cli.options import Limited
 from mlux.cli.output import format_option, note, show_table
 from mlux.cli.settings import Settings, pass_settings
-
-
-def _number(context: click.Context, parameter: click.Parameter, value: float) -> float:
-    if math.isnan(value):  # it is outside no range
-        raise click.BadParameter("nan is not a number of seconds.", context, parameter)
-    return value
 
 
 @click.command(
@@ -25,14 +18,13 @@ def _number(context: click.Context, parameter: click.Parameter, value: float) ->
     )
 )
 @click.argument("statement")
-@click.option("--max-rows", type=COUNT, help="Stop after so many rows.")
+@click.option("--max-rows", metavar="N", type=Limited("max_rows"), help="Stop after so many rows.")
 @click.option(
     "--timeout",
     "--seconds",
     "seconds",
     metavar="SECONDS",
-    type=click.FloatRange(min=0.1, max=86_400),
-    callback=_number,
+    type=Limited("timeout"),
     default=60.0,
     show_default=True,
     help="Stop after so long.",

@@ -12,6 +12,7 @@ from mlux.compare.selection import groups_of
 from mlux.compare.summary import Resampling, equal_sizes, group_codes
 from mlux.compare.unpaired import unpaired_table
 from mlux.errors import ParameterError, UnknownNameError
+from mlux.limits import check as check_range
 from mlux.stats import (
     N_RESAMPLES,
     Floats,
@@ -135,6 +136,7 @@ def _check(paired: bool, unit: str, correction: str, margin: float | None) -> No
         raise UnknownNameError("correction", correction, CORRECTIONS)
     if unit not in ("prompt", "seed"):
         raise UnknownNameError("unit", unit, ("prompt", "seed"))
+    check_range("margin", margin)
     if not paired and (correction == "max-t" or margin is not None or unit == "seed"):
         raise ParameterError(
             "Unpaired runs have no differences to flip or to hold against a margin: leave "

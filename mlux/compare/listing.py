@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from mlux.errors import ParameterError, UnknownNameError
+from mlux.limits import check as check_range
 from mlux.store import frames, reader
 from mlux.store.frames import Database
 
@@ -59,6 +60,7 @@ def runs(
         >>> runs("mlux.db.example", experiment="logit_lens")["model"].tolist()
         ['demo-4bit', 'demo']
     """
+    check_range("limit", limit)
     with frames.opened(db) as store:
         listed = reader.list_runs(
             store,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mlux.compare.selection import groups_of
 from mlux.compare.units import means, with_identity, with_metric
 from mlux.errors import ParameterError
+from mlux.limits import check as check_range
 from mlux.stats import Floats
 from mlux.store import frames
 from mlux.store.frames import Database, Runs
@@ -216,5 +217,4 @@ def _agree(
 
 
 def _check_top(top: int) -> None:
-    if not (isinstance(top, int) and top >= 1):
-        raise ParameterError(f"top is {top!r}; give a number of places, 1 or more.")
+    check_range("top", top)

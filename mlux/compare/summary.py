@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mlux.errors import ParameterError
+from mlux.limits import check as check_range
 from mlux.stats import Floats, mean_interval
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class Resampling:
 
     def __post_init__(self) -> None:
         """Raises ParameterError unless level and number can be."""
-        check_level(self.level)
+        for option in ("level", "n_resamples", "seed"):
+            check_range(option, getattr(self, option))
         if not self.n_resamples >= 1:
             raise ParameterError(f"n_resamples is {self.n_resamples!r}; give 1 or more.")
 
@@ -115,5 +117,4 @@ def group_codes(units: pd.DataFrame, groups: list[str]) -> tuple[NDArray[np.int6
 
 def check_level(level: float | None) -> None:
     """Raises ParameterError unless the level is one of an interval."""
-    if level is not None and not 0 < level < 1:
-        raise ParameterError(f"level is {level!r}; give one between 0 and 1, such as 0.95.")
+    check_range("level", level)

@@ -5,6 +5,7 @@ its client; both are imported when they are asked for.
 """
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from mlux.errors import StoreError, UnknownNameError
@@ -13,6 +14,11 @@ from mlux.store.session import Store
 
 SUFFIXES = {".db": "sqlite", ".sqlite": "sqlite", ".csv": "csv", ".parquet": "parquet"}
 """What a file's name ends with → what is written into it."""
+_OTHER_FILES = (
+    *(".txt", ".tsv", ".json", ".jsonl", ".xls", ".xlsx", ".ods", ".html", ".md", ".pdf"),
+    *(".zip", ".gz", ".tar", ".pq", ".feather", ".arrow", ".pkl", ".npz", ".duckdb", ".h5"),
+)
+# Any other dot is part of a folder's name, as in `results.v2`.
 
 
 def export(
@@ -24,7 +30,7 @@ def export(
         store: The notebook.
         runs: Uids of the runs.
         out: `NAME.db` or `NAME.sqlite`: a notebook with these runs and their artifacts.
-            `NAME.parquet` or `NAME.csv`: every number of these runs, one a row. Without a suffix a
+            `NAME.parquet` or `NAME.csv`: every number of these runs, one a row. Any other name is a
             folder of tables: runs, metrics, prompts, results, predictions and generations.
         table_format: Of a folder's tables: `parquet` or `csv`.
 
@@ -36,9 +42,11 @@ def export(
         UnknownNameError: If the suffix or the format is none of these.
     """
     path = Path(out)
-    kind = SUFFIXES.get(path.suffix.lower(), "" if path.suffix else "folder")
-    if not kind:
-        raise UnknownNameError("kind of file", path.suffix, SUFFIXES, "Leave it out for a folder.")
+    suffix = path.suffix.lower()
+    kind = SUFFIXES.get(suffix, "folder")
+    slip = suffix in _OTHER_FILES or bool(get_close_matches(suffix, SUFFIXES, cutoff=0.75))
+    if kind == "folder" and slip and not str(out).endswith("/"):
+        raise UnknownNameError("kind of file", path.suffix, SUFFIXES, "End it in / for a folder.")
     if table_format not in FORMATS:
         raise UnknownNameError("format of tables", table_format, FORMATS)
     if path.exists() or path.is_symlink():

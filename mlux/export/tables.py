@@ -83,13 +83,13 @@ def _write(path: Path, kind: str, frames: Iterator[pd.DataFrame]) -> Path:
     """Writes frames one below the other; only one of them is in memory."""
     if kind == "csv":
         with path.open("w", encoding="utf-8", newline="") as file:
-            for number, frame in enumerate(frames):
+            for number, frame in enumerate(map(_scalars, frames)):
                 frame.to_csv(file, index=False, header=number == 0, lineterminator="\n")
         return path
     arrow, parquet = _pyarrow()
     writer = None
     try:
-        for frame in frames:
+        for frame in map(_scalars, frames):
             plain, times = _plain(frame)
             table = arrow.Table.from_pandas(plain, preserve_index=False)
             if writer is None:
@@ -100,6 +100,23 @@ def _write(path: Path, kind: str, frames: Iterator[pd.DataFrame]) -> Path:
         if writer is not None:
             writer.close()
     return path
+
+
+def _scalars(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with JSON in the cells that hold a list or a mapping."""
+    for name in frame.columns:
+        values = frame[name]
+        if pd.api.types.is_object_dtype(values) and any(map(_is_nested, values)):
+            frame = frame.assign(**{str(name): [_as_json(value) for value in values]})
+    return frame
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, list | tuple | dict)
+
+
+def _as_json(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if _is_nested(value) else value
 
 
 def _plain(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlux.errors import ParameterError
+from mlux.limits import check as check_range
 from mlux.stats.arrays import Floats
 from mlux.stats.effects import cohens_dz
 
@@ -54,8 +55,7 @@ def power(effect: float | Sequence[float] | Floats, n: int, *, alpha: float = 0.
     """
     size, n_pilot = _effect(effect)
     _check_alpha(alpha)
-    if not 2 <= n <= _MOST:
-        raise ParameterError(f"n is {n!r}; plan for 2 prompts or more, up to {_MOST:,}.")
+    check_range("n", n)
     return Power(n=n, power=_power(size, n, alpha), effect=size, alpha=alpha, n_pilot=n_pilot)
 
 
@@ -81,6 +81,7 @@ def prompts_needed(
     """
     size, n_pilot = _effect(effect)
     _check_alpha(alpha)
+    check_range("power", power)
     if not alpha < power < 1:
         raise ParameterError(f"power is {power!r}; give a chance between alpha and 1, such as 0.8.")
     low, high = 1, 2  # the first is too few
@@ -114,8 +115,7 @@ def _effect(effect: float | Sequence[float] | Floats) -> tuple[float, int]:
 
 
 def _check_alpha(alpha: float) -> None:
-    if not 0 < alpha < 1:
-        raise ParameterError(f"alpha is {alpha!r}; give a level between 0 and 1, such as 0.05.")
+    check_range("alpha", alpha)
 
 
 def _power(effect: float, n: int, alpha: float) -> float:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from mlux.errors import ParameterError, RunError, UnknownNameError
+from mlux.errors import RunError, UnknownNameError
+from mlux.limits import check as check_range
 from mlux.store.liveness import mark_crashed
 from mlux.store.session import Store
 
@@ -114,8 +115,7 @@ def list_runs(
         UnknownNameError: If no run has that experiment, model or status.
         ParameterError: If the limit is not a number of runs, or the condition cannot be read.
     """
-    if limit is not None and not (isinstance(limit, int) and 0 <= limit < 2**31):
-        raise ParameterError(f"limit is {limit!r}; give a number of runs, or None for all.")
+    check_range("limit", limit)
     unmarked = mark_crashed(store)
     conditions = [f"r.deleted_at IS {'NOT NULL' if deleted else 'NULL'}"]
     values: dict[str, Any] = {"unmarked": sorted(unmarked)}

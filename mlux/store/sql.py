@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from mlux.errors import StoreError
+from mlux.limits import check as check_range
 from mlux.store import sql_functions, sqlite_file
 from mlux.store.liveness import mark_crashed
 from mlux.store.session import Store
@@ -27,7 +28,6 @@ _FORBIDDEN_FUNCTIONS = {"load_extension", "writefile", "readfile", "edit", "fts3
 _STEPS = 100_000
 # One call of a function may fill a cell without any such look; no text that mlux stores is longer.
 _CELL_BYTES = 50_000_000
-_DAY = 86_400
 _DOES_MORE = "mlux sql only reads; the statement would do more. Begin with SELECT."
 
 
@@ -48,8 +48,8 @@ def query(store: Store, sql: str, *, max_rows: int | None = None, seconds: float
     """
     if not sql.strip().rstrip(";").strip():
         raise StoreError("The SQL is empty. Try: SELECT * FROM run_overview")
-    if not 0 < seconds <= _DAY:  # nan is neither
-        raise StoreError(f"Cannot stop after {seconds:g} seconds; give more than 0, up to {_DAY}.")
+    check_range("timeout", seconds, called="seconds")
+    check_range("max_rows", max_rows)
     if "\0" in sql:
         raise StoreError("SQL: the query contains a null character.")
     mark_crashed(store)

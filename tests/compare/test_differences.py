@@ -275,9 +275,9 @@ def test_what_is_not_comparable_is_refused_with_the_reason(store: Store) -> None
         ({"unit": "prompts"}, UnknownNameError, "Did you mean 'prompt'"),
         ({"paired": False, "correction": "max-t"}, ParameterError, "Unpaired runs have no differ"),
         ({"paired": False, "margin": 0.1}, ParameterError, "or pair them"),
-        ({"margin": -1.0}, ParameterError, "smallest difference that would matter"),
-        ({"level": 1.0}, ParameterError, "give one between 0 and 1"),
-        ({"n_resamples": 0}, ParameterError, "n_resamples is 0; give 1 or more"),
+        ({"margin": -1.0}, ParameterError, "margin is -1.0; expected a number above 0"),
+        ({"level": 1.0}, ParameterError, "level is 1.0; expected a number above 0 and below 1"),
+        ({"n_resamples": 0}, ParameterError, "n_resamples is 0; expected a whole number from 1"),
     ],
 )
 def test_options_that_make_no_test_are_refused(

@@ -269,7 +269,7 @@ def test_only_what_differs_is_shown(recorded_runs: Recorded) -> None:
         (
             lambda r: compare.profile(r.runs, metric="effect", level=95, db=r.store),
             ParameterError,
-            "level is 95; give one between 0 and 1",
+            "level is 95; expected a number above 0 and below 1",
         ),
         (
             lambda r: compare.heatmap(r.runs, metric="effect", across="layer", db=r.store),
@@ -289,7 +289,7 @@ def test_only_what_differs_is_shown(recorded_runs: Recorded) -> None:
         (
             lambda r: compare.best(r.runs, metric="effect", top=0, db=r.store),
             ParameterError,
-            "top is 0; give a number of places",
+            "top is 0; expected a whole number from 1",
         ),
         (
             lambda r: compare.agreement(r.runs[:1], metric="effect", db=r.store),

@@ -1,5 +1,6 @@
 """What was exported is what was stored, wherever it is opened."""
 
+import json
 import sqlite3
 import subprocess
 import sys
@@ -16,8 +17,10 @@ import pytest
 from synthetic import make_environment, make_finished, make_model, make_spec, token_text, write_run
 
 from mlux import compare
+from mlux.cli.output import show_frame
 from mlux.errors import StoreError, UnknownNameError
 from mlux.export import export
+from mlux.export.tables import _write
 from mlux.export.tracking import export_mlflow
 from mlux.results import Artifact
 from mlux.store import RunWriter, Store, artifacts, create_run, list_runs
@@ -106,6 +109,58 @@ def test_a_folder_of_tables(store: Store, uids: list[str], tmp_path: Path, kind:
     assert sorted(params) == [("2", "[0, 2]"), ("2", "[0, 2]"), ("auto", "3")]
 
 
+@pytest.mark.parametrize("name", ["results.v2", "2026.11.27", "of gpt-2.5", "a.txt/", "v1.0"])
+def test_a_folder_may_have_a_dot_in_its_name(
+    store: Store, uids: list[str], tmp_path: Path, name: str
+) -> None:
+    export(store, uids, f"{tmp_path}/{name}", table_format="csv")
+    assert (tmp_path / name / "runs.csv").is_file()
+
+
+CELLS = {
+    "text": ["a", 'b, "c"', "line\nend", "é\u2028"],
+    "whole": [1, -2, 2**62, 0],
+    "number": [0.1, -1e-300, 1e22, 3.0],
+    "truth": [True, False, True, True],
+    "mapping": [{"a": 1, "é": [None, True]}, {}, {"it's": 'a "b"'}, {"n": {"m": 0.1}}],
+    "list": [[1, 2], [], [None, True], ["x", {"y": 1.5}]],
+    "tuple": [(1, 2), (), (None,), ("it's", False)],
+    "some": [None, [1], None, {"a": 2}],
+    "time": pd.to_datetime(["2026-01-02T03:04:05.678901Z"] * 4),
+    "category": pd.Categorical(["u", "v", "u", "v"]),
+}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "cli csv", "cli json"])
+def test_every_type_of_column_comes_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    frame = pd.DataFrame(CELLS)
+    path = tmp_path / "cells"
+    if kind.startswith("cli"):
+        show_frame(frame, kind.removeprefix("cli "))
+        path.write_text(capsys.readouterr().out, "utf-8", newline="")
+    else:
+        _write(path, kind, iter([frame]))
+    if kind == "parquet":
+        back = pd.read_parquet(path)
+    elif kind == "cli json":
+        back = pd.DataFrame(json.loads(path.read_text("utf-8")))
+    else:
+        back = pd.read_csv(path, keep_default_na=False)
+    assert list(back) == list(frame)
+    for name in ("text", "whole", "number", "truth", "category"):
+        assert back[name].tolist() == frame[name].tolist(), name
+    assert pd.to_datetime(back["time"]).tolist() == frame["time"].tolist()
+    for name in ("mapping", "list", "tuple", "some"):
+        for value, read in zip(CELLS[name], back[name], strict=True):
+            if value is None:
+                assert read is None or read == "" or read != read
+                continue
+            found = read if kind == "cli json" else json.loads(read)
+            assert found == json.loads(json.dumps(value)), name
+
+
 def test_nothing_is_overwritten(store: Store, uids: list[str], tmp_path: Path) -> None:
     for name in ("a.db", "a.csv", "a.parquet", "folder"):
         (tmp_path / name).write_text("mine")
@@ -121,6 +176,8 @@ def test_nothing_is_overwritten(store: Store, uids: list[str], tmp_path: Path) -
 def test_what_cannot_be_written_is_said(store: Store, uids: list[str], tmp_path: Path) -> None:
     for out, table_format, complaint in (
         ("a.txt", "parquet", "No kind of file named '.txt'"),
+        ("a.parqet", "parquet", "No kind of file named '.parqet'. Did you mean '.parquet'"),
+        ("a.xlsx", "parquet", "No kind of file named '.xlsx'"),
         ("tables", "parqet", "No format of tables named 'parqet'. Did you mean 'parquet'"),
         ("no/a.csv", "csv", "there is no folder"),
         ("no/tables", "csv", "there is no folder"),

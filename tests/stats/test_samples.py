@@ -117,8 +117,11 @@ def test_the_prompts_needed_are_the_fewest_that_are_enough() -> None:
 @pytest.mark.parametrize(
     ("call", "complaint"),
     [
-        (lambda: stats.power(0.5, 1), "plan for 2 prompts or more"),
-        (lambda: stats.power(0.5, 10, alpha=2.0), "level between 0 and 1"),
+        (lambda: stats.power(0.5, 1), "n is 1; expected a whole number from 2"),
+        (
+            lambda: stats.power(0.5, 10, alpha=2.0),
+            "alpha is .*; expected a number above 0 and below 1",
+        ),
         (lambda: stats.power([0.1, 0.1], 10), "2 pairs with no spread tells no effect size"),
         (lambda: stats.prompts_needed(1e-6), "Look for a larger effect"),
         (lambda: stats.prompts_needed(0.5, power=0.01), "chance between alpha and 1"),
