@@ -219,6 +219,24 @@ def test_tokens_of_before_are_corrected_where_the_vocabulary_is_known(
         assert soundness.check(store) == []
 
 
+@pytest.mark.parametrize("revision", ["a" * 40, None])
+def test_tokens_of_a_model_in_the_hubs_cache_are_corrected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str | None
+) -> None:
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level())
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    snapshot = tmp_path / "hub" / "models--some--model" / "snapshots" / ("a" * 40)
+    tokenizer.save_pretrained(snapshot)
+    db = str(tmp_path / "mlux.db")
+    with Store.open(db, write=True) as store:
+        source = {"source": "some/model", "revision": revision}
+        fill(store, tokenizer, _decoded(tokenizer), **source)
+        schema.downgrade(store, "r0003")
+    with Store.open(db, write=True) as store:
+        unknown = [token for token, _, piece, _ in _tokens(store) if piece is None]
+    assert unknown == [len(tokenizer.get_vocab())]  # the one beyond the vocabulary
+
+
 def test_tokens_of_an_unknown_vocabulary_are_marked_until_a_run_knows_it(
     db_location: str, tokenizer: Any
 ) -> None:
