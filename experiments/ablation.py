@@ -47,7 +47,7 @@ class AblationConfig:
         default=("induction",),
         metadata={
             "help": "heads to ablate together, as in 2.0,2.3; by default the top_k best at "
-            "prefix matching"
+            "prefix matching, if sites has heads at all"
         },
     )
     top_k: int = field(default=2, metadata={"help": "how many heads `induction` stands for"})
@@ -57,6 +57,11 @@ class AblationConfig:
             raise ValueError(f"top_k is {self.top_k}; expected at least 1")
         if self.heads != ("induction",):
             named_heads(self.heads)
+
+    @property
+    def head_set(self) -> bool:
+        """Whether heads are ablated together: if some are named, or heads are asked for at all."""
+        return self.heads != ("induction",) or any(site in HEAD_SITES for site in self.sites)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +76,9 @@ def _conditions(config: AblationConfig, model: Mapping[str, Any]) -> Sequence[Ma
     found: list[dict[str, str]] = [{"kind": "none"}]
     for kind in config.kinds:
         found += [{"kind": kind, "site": site} for site in config.sites]
-        found.append({"kind": kind, "site": "head_set"})
-        found.append({"kind": kind, "site": "head_set", "control": "random"})
+        if config.head_set:
+            found.append({"kind": kind, "site": "head_set"})
+            found.append({"kind": kind, "site": "head_set", "control": "random"})
     # What replaces itself does not depend on the kind, so it is run with one of them.
     kind = "resample" if "resample" in config.kinds else config.kinds[0]
     found += [{"kind": kind, "site": site, "control": "self"} for site in config.sites]
@@ -103,7 +109,7 @@ def _fit(
     for encoded in prompts:
         alike = [p.ids for p in prompts if len(p.ids) == len(encoded.ids) and p.ids != encoded.ids]
         others[encoded.ids] = generator.choice(alike) if alike else encoded.corrupted
-    heads = _heads(model, config, prompts)
+    heads = _heads(model, config, prompts) if config.head_set else []
     return Fitted(state=_Learned(heads=heads, means=found, patterns=patterns, others=others))
 
 
@@ -111,22 +117,32 @@ def _mean_patterns(config: AblationConfig) -> bool:
     return "mean" in config.kinds and "pattern" in config.sites
 
 
-def _heads(
-    model: HookedModel, config: AblationConfig, prompts: Sequence[EncodedPrompt]
-) -> list[Head]:
+def _check(
+    model: HookedModel, config: AblationConfig, prompts: Sequence[EncodedPrompt], seed: int
+) -> None:
+    """Whether there are heads to ablate together, and as many others to be their control."""
+    if not config.head_set:
+        return
     if config.heads != ("induction",):
         heads = named_heads(config.heads)
         require_heads(model, heads)
-        return heads
-    scores: dict[Head, list[float]] = {}
-    for encoded in prompts:
-        for head, score in prefix_matching(model, encoded.ids).items():
-            scores.setdefault(head, []).append(score)
-    if not scores:
+        random_sets(model, heads, 1, random.Random(seed))
+    elif all(len(set(encoded.ids)) == len(encoded.ids) for encoded in prompts):
         raise PromptError(
             "No token occurs twice in these prompts, so no head can be seen to match prefixes. "
             "Name the heads to ablate together, as in -p heads=2.0,2.3."
         )
+
+
+def _heads(
+    model: HookedModel, config: AblationConfig, prompts: Sequence[EncodedPrompt]
+) -> list[Head]:
+    if config.heads != ("induction",):
+        return named_heads(config.heads)
+    scores: dict[Head, list[float]] = {}
+    for encoded in prompts:
+        for head, score in prefix_matching(model, encoded.ids).items():
+            scores.setdefault(head, []).append(score)
     return strongest(scores, config.top_k)
 
 
@@ -136,6 +152,7 @@ def _heads(
     roles=("answer", "wrong_answer"),
     conditions=_conditions,
     cost=_cost,
+    check=_check,
     fit=_fit,
     fit_cost=lambda config, model, n_prompts: 2.0 * (1 + _mean_patterns(config)) * n_prompts,
     sites=lambda config: ("resid_pre", "head", *config.sites),
@@ -150,7 +167,8 @@ def ablation(
     all tokens of the run's prompts but their first; for patterns over its prompts, corrupted ones
     too, with as many tokens. Another prompt is a random one of the run with as many tokens, or
     where there is none the corrupted prompt. `head_set` ablates several heads together, by default
-    the two best at prefix matching, beside the median of nine random sets.
+    the two best at prefix matching, beside the median of nine random sets; without heads among the
+    sites, and none named, there is none.
     """
     learned: _Learned = batch.fitted
     kind, site = batch.condition["kind"], batch.condition.get("site")

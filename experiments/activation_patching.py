@@ -114,6 +114,21 @@ def _cost(
     return Cost(forward_passes=edits / 2 + 4, values=4 * edits + 2)
 
 
+def _check(
+    model: HookedModel,
+    config: ActivationPatchingConfig,
+    prompts: Sequence[EncodedPrompt],
+    seed: int,
+) -> None:
+    if "head" not in config.sites or not config.top_heads:
+        return
+    if len(prompts) < 2:
+        raise PromptError(
+            "The top heads of a prompt are chosen on other prompts; give at least two, or "
+            "-p top_heads=0."
+        )
+
+
 def _fit(
     model: HookedModel,
     config: ActivationPatchingConfig,
@@ -124,11 +139,6 @@ def _fit(
     """Prompt → the strongest heads of the other half of the prompts."""
     if "head" not in config.sites or not config.top_heads:
         return Fitted(state=None)
-    if len(prompts) < 2:
-        raise PromptError(
-            "The top heads of a prompt are chosen on other prompts; give at least two, or "
-            "-p top_heads=0."
-        )
     effects: list[dict[Head, list[float]]] = [{}, {}]
     for number, encoded in enumerate(prompts):
         edits = every_edit(model, "head", len(encoded.ids), by_position=False)
@@ -154,6 +164,7 @@ def _fit_cost(config: ActivationPatchingConfig, model: Mapping[str, Any], n_prom
     aligned=True,
     conditions=_conditions,
     cost=_cost,
+    check=_check,
     fit=_fit,
     fit_cost=_fit_cost,
     sites=lambda config: ("resid_pre", *config.sites),

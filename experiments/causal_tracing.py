@@ -111,12 +111,20 @@ def _fit(
     return Fitted(state=(embedding_std(model, spans), seeds))
 
 
+def _check(
+    model: HookedModel, config: CausalTracingConfig, prompts: Sequence[EncodedPrompt], seed: int
+) -> None:
+    for encoded in prompts:
+        subject_span(model.tokenizer, encoded)
+
+
 @experiment(
     metrics=METRICS,
     prompts="facts:6",
     roles=("subject", "answer"),
     conditions=_conditions,
     cost=_cost,
+    check=_check,
     fit=_fit,
     fit_cost=lambda config, model, n_prompts: n_prompts / 4,
     sites=lambda config: ("resid_pre", *config.sites),

@@ -11,10 +11,11 @@ from mlux.engine import HookedModel
 from mlux.engine.arrays import numbers
 from mlux.engine.batching import pad
 from mlux.engine.trials import MEMORY, EncodedPrompt, PromptBatch, Trial
-from mlux.errors import PromptError
+from mlux.errors import ParameterError, PromptError
 from mlux.methods.composition import Composition, composed
 from mlux.methods.function_vectors import logits_with_vectors, top_heads
 from mlux.methods.halves import HALVES, Halves, other_heads, outputs_at_last
+from mlux.methods.patching import every_head
 from mlux.methods.scores import answer_logprob, answer_rank, scored_logits
 from mlux.metrics import ACCURACY, ANSWER_PROBABILITY
 from mlux.prompts import (
@@ -132,6 +133,24 @@ class Learned:
     mixed: Sequence[str | None]
 
 
+def _check(
+    model: HookedModel,
+    config: FunctionVectorsConfig,
+    prompts: Sequence[EncodedPrompt],
+    seed: int,
+) -> None:
+    tasks = [prompt.prompt.label or "" for prompt in prompts]
+    for one in config.compositions:
+        one.terms(tasks)
+    if config.corrupt == "shuffled":
+        texts = [prompt.prompt for prompt in prompts]
+        mix_examples(texts, separator=config.separator, arrow=config.arrow, seed=seed)
+    Halves.of(tasks)
+    n_heads: int = len(every_head(model))
+    if config.n_heads > n_heads:
+        raise ParameterError(f"n_heads is {config.n_heads}; this model has {n_heads} heads.")
+
+
 def _fit(
     model: HookedModel,
     config: FunctionVectorsConfig,
@@ -215,6 +234,7 @@ def _cost(
     roles=("corrupted", "answer", "label"),
     conditions=_conditions,
     cost=_cost,
+    check=_check,
     fit=_fit,
     fit_cost=lambda config, model, n: n * (2 + model["n_heads"] * (1 + model["n_layers"] / 2)),
     sites=("resid_pre", "resid_post", "attn_out", "head"),

@@ -90,6 +90,17 @@ def _cost(
     return Cost(forward_passes=passes + 3, values=2 * senders)
 
 
+def _check(
+    model: HookedModel, config: PathPatchingConfig, prompts: Sequence[EncodedPrompt], seed: int
+) -> None:
+    require_sum(model)
+    beyond = [layer for layer in config.through if not 0 <= layer < len(model.layers)]
+    if beyond:
+        raise ParameterError(f"path_patching: this model has no layer {beyond[0]}.")
+    if config.heads != ("top",):
+        require_heads(model, named_heads(config.heads))
+
+
 def _fit(
     model: HookedModel,
     config: PathPatchingConfig,
@@ -98,14 +109,8 @@ def _fit(
     memory: int = MEMORY,
 ) -> Fitted:
     """The heads that receive: those of the largest mean direct effect on the logits."""
-    require_sum(model)
-    beyond = [layer for layer in config.through if not 0 <= layer < len(model.layers)]
-    if beyond:
-        raise ParameterError(f"path_patching: this model has no layer {beyond[0]}.")
     if config.heads != ("top",):
-        heads = named_heads(config.heads)
-        require_heads(model, heads)
-        return Fitted(state=heads)
+        return Fitted(state=named_heads(config.heads))
     effects: dict[Head, list[float]] = {head: [] for head in every_head(model)}
     senders = [edit for edit in every_sender(model) if edit.head is not None]
     for encoded in prompts:
@@ -124,6 +129,7 @@ def _fit(
     aligned=True,
     conditions=_conditions,
     cost=_cost,
+    check=_check,
     fit=_fit,
     fit_cost=lambda config, model, n_prompts: (
         n_prompts * (model["n_layers"] * model["n_heads"] / 2 + 3)

@@ -14,6 +14,7 @@ from mlux.methods.probing import (
     cross_validate,
     mean_of,
     require_labels,
+    require_types,
     train_probe,
 )
 from mlux.prompts import Prompt
@@ -84,11 +85,25 @@ def _word_type(prompt: Prompt) -> str:
     return prompt.subject or prompt.text
 
 
+def _check(
+    model: HookedModel, config: ProbingConfig, prompts: Sequence[EncodedPrompt], seed: int
+) -> None:
+    labels = [encoded.prompt.label or "" for encoded in prompts]
+    require_labels(labels, config.folds)
+    types = [_word_type(encoded.prompt) for encoded in prompts]
+    for draw in range(config.draws):
+        require_labels(control_labels(types, labels, seed=seed + draw), config.folds)
+    if config.split == "types":
+        require_types(types, config.folds)
+    if config.position != "last":
+        for encoded in prompts:
+            subject_span(model.tokenizer, encoded)
+
+
 def _fit(
     model: HookedModel, config: ProbingConfig, prompts: Sequence[EncodedPrompt], seed: int
 ) -> Fitted:
     labels = [encoded.prompt.label or "" for encoded in prompts]
-    require_labels(labels, config.folds)
     positions = [
         len(encoded.ids) - 1
         if config.position == "last"
@@ -98,8 +113,6 @@ def _fit(
     activations = collect(model, [encoded.ids for encoded in prompts], positions)
     types = [_word_type(encoded.prompt) for encoded in prompts]
     controls = [control_labels(types, labels, seed=seed + draw) for draw in range(config.draws)]
-    for drawn in controls:
-        require_labels(drawn, config.folds)
 
     def judged(wanted: Sequence[str]) -> dict[int, HeldOut]:
         return {
@@ -148,6 +161,7 @@ def _cost(
     roles=("label",),
     conditions=lambda config, model: [{}, {"control": CONTROL}],
     cost=_cost,
+    check=_check,
     fit=_fit,
     sites=("resid_post",),
     paper="Hewitt & Liang (2019), Designing and Interpreting Probes with Control Tasks",

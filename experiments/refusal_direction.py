@@ -10,7 +10,7 @@ from mlux.engine.passes import Hook
 from mlux.engine.trials import EncodedPrompt, PromptBatch, Trial
 from mlux.methods.directions import ablate_direction, cosine, norm_of, random_direction
 from mlux.methods.refusal import last_logits, refusal_score
-from mlux.methods.refusal_fit import TEST, RefusalDirection, learn_refusal
+from mlux.methods.refusal_fit import TEST, RefusalDirection, learn_refusal, require_length, split
 from mlux.methods.residuals import residuals_from_end
 from mlux.methods.scores import kl_divergence
 from mlux.methods.steered_text import language
@@ -148,6 +148,17 @@ def _fit_cost(config: RefusalDirectionConfig, model: Mapping[str, Any], n_prompt
     return n_prompts * (config.train + config.validation * (1 + 3 / 2 * candidates))
 
 
+def _check(
+    model: HookedModel,
+    config: RefusalDirectionConfig,
+    encoded: Sequence[EncodedPrompt],
+    seed: int,
+) -> None:
+    labels, shares = (config.harmful, config.harmless), (config.train, config.validation)
+    split(encoded, labels, shares, seed)
+    require_length(encoded, config.positions)
+
+
 def _fit(
     model: HookedModel,
     config: RefusalDirectionConfig,
@@ -184,6 +195,7 @@ def _fit(
     prompts="requests",
     conditions=_conditions,
     cost=_cost,
+    check=_check,
     fit=_fit,
     fit_cost=_fit_cost,
     sites=("resid_pre", "resid_post"),

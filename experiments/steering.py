@@ -202,6 +202,14 @@ def _fit_cost(config: SteeringConfig, model: Mapping[str, Any], n_prompts: int) 
     return n_prompts * (1 + strengths)
 
 
+def _check(
+    model: HookedModel, config: SteeringConfig, encoded: Sequence[EncodedPrompt], seed: int
+) -> None:
+    prompts = tuple(one.prompt for one in encoded)
+    starts = tuple(map(before_subject, prompts)) if config.upto == "subject" else prompts
+    learn_contrast(model, starts, (config.positive, config.negative), config.folds, seed)
+
+
 def _fit(
     model: HookedModel, config: SteeringConfig, encoded: Sequence[EncodedPrompt], seed: int
 ) -> Fitted:
@@ -255,6 +263,7 @@ def _fit(
     roles=(),
     conditions=_conditions,
     cost=_cost,
+    check=_check,
     fit=_fit,
     fit_cost=_fit_cost,
     sites=("resid_pre", "resid_post"),

@@ -49,13 +49,18 @@ class Trained:
     fold: Mapping[Prompt, int]
 
 
-def _fit(
+def _check(
     model: HookedModel, config: TunedLensConfig, prompts: Sequence[EncodedPrompt], seed: int
-) -> Fitted:
+) -> None:
     if len(prompts) < config.folds:
         raise ParameterError(
             f"tuned_lens: folds is {config.folds}, but there are {len(prompts)} prompts to divide."
         )
+
+
+def _fit(
+    model: HookedModel, config: TunedLensConfig, prompts: Sequence[EncodedPrompt], seed: int
+) -> Fitted:
     places = np.random.default_rng(seed).permutation(len(prompts)) % config.folds
     training = Training(steps=config.steps, learning_rate=config.learning_rate)
     lenses = [
@@ -97,6 +102,7 @@ def _cost(
     roles=("answer",),
     conditions=lambda config, model: [{"lens": "tuned"}, {"lens": "logit"}],
     cost=_cost,
+    check=_check,
     fit=_fit,
     fit_cost=_fit_cost,
     sites=("resid_post", "lens"),

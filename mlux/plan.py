@@ -278,6 +278,7 @@ def assemble(
     Raises:
         PromptError: If a prompt lacks a role or cannot be run on this model.
         ModelError: If the model lacks a kind of site that the experiment needs.
+        MluxError: If the experiment's own check finds that these do not fit together.
     """
     from mlux.engine.screening import screen
     from mlux.engine.trials import MEMORY
@@ -295,6 +296,7 @@ def assemble(
         bad_prompts=bad_prompts,
     )
     prompts, encoded = screened.prompts, screened.encoded
+    experiment.check(model, config, encoded, seed)
     trials = tuple(
         TrialSpec(prompt=index, condition=dict(condition))
         for condition in experiment.conditions(config, model.config)

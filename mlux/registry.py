@@ -60,6 +60,8 @@ Sites = Callable[[Any], Sequence[str]]
 
 EstimateCost = Callable[[Any, Mapping[str, Any], Mapping[str, str], int], Cost]
 """fn(config, model_config, condition, n_tokens) returns the cost of one trial."""
+Check = Callable[[Any, Any, Sequence[Any], int], None]
+"""fn(model, config, prompts, seed) raises a MluxError if they do not fit together."""
 FitCost = Callable[[Any, Mapping[str, Any], int], float]
 """fn(config, model_config, n_prompts) returns the forward passes that fitting takes."""
 
@@ -79,6 +81,7 @@ class Experiment:
             have to have as many tokens.
         conditions: What every prompt is run under; one empty condition by default.
         cost: What one trial costs.
+        check: Whether model, options and `EncodedPrompt`s fit together, told before anything runs.
         fit: What is learned from all prompts before the first trial; None if nothing is.
         fit_cost: The forward passes that fitting takes.
         sites: What it needs of a model, by `fn(config)`: kinds of sites, and `lens`.
@@ -96,6 +99,7 @@ class Experiment:
     aligned: bool
     conditions: Conditions
     cost: EstimateCost
+    check: Check
     fit: Fit | None
     fit_cost: FitCost
     sites: Sites
@@ -129,6 +133,7 @@ def experiment(
     cost: EstimateCost = lambda config, model, condition, n_tokens: Cost(
         forward_passes=1, values=1
     ),
+    check: Check = lambda model, config, prompts, seed: None,
     fit: Fit | None = None,
     fit_cost: FitCost = lambda config, model, n_prompts: float(n_prompts),
     sites: Sequence[str] | Sites = (),
@@ -152,6 +157,10 @@ def experiment(
             the two differ in length are then reported before anything runs.
         conditions: `fn(config, model_config)`, the conditions every prompt is run under.
         cost: `fn(config, model_config, condition, n_tokens)`, what one trial costs.
+        check: `fn(model, config, prompts, seed)`, called once the prompts are in tokens,
+            by a plan and by a run alike: raises a `MluxError` if the options, the prompts and the
+            model do not fit together. It runs no forward pass; what `fit` or a trial would refuse
+            and can be known before belongs here.
         fit: `fn(model, config, prompts, seed)`, run once before the first trial (and again by a
             resume): what it returns is `batch.fitted` in every trial. It may depend on its
             arguments only, so that a resumed run has the same. Where it sweeps, it takes the
@@ -178,6 +187,7 @@ def experiment(
             aligned=aligned,
             conditions=conditions,
             cost=cost,
+            check=check,
             fit=fit,
             fit_cost=fit_cost,
             sites=sites if callable(sites) else lambda config: sites,

@@ -160,7 +160,7 @@ def plan_experiment(
     Raises:
         MluxError: As `run_experiment`.
     """
-    return prepare(
+    prepared = prepare(
         name,
         model=model,
         prompts=_found(prompts, db),
@@ -170,7 +170,12 @@ def plan_experiment(
         memory=memory,
         adapter=adapter,
         bad_prompts=bad_prompts,
-    ).plan(timed=timed)
+    )
+    location = db or default_location()
+    if "://" in str(location) or Path(location).exists():
+        with Store.open(location) as store:
+            require_checked(prepared, store)
+    return prepared.plan(timed=timed)
 
 
 def _found(prompts: Any, db: str | Path | None) -> PromptSet | None:

@@ -148,8 +148,8 @@ def cross_validate(
     require_labels(labels, folds)
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    if types is not None and len(set(types)) < folds:
-        raise PromptError(f"{folds} folds need as many word types; there are {len(set(types))}.")
+    if types is not None:
+        require_types(types, folds)
     correct, probability = np.zeros(len(labels)), np.zeros(len(labels))
     truth = np.array(labels)
     kind = StratifiedKFold if types is None else StratifiedGroupKFold
@@ -194,6 +194,16 @@ def train_probe(activations: Matrix, labels: Sequence[str], *, strength: float) 
     if len(weight) == 1:  # two classes: one direction, for the second against the first
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     return Probe(labels=tuple(map(str, fitted.classes_)), weight=weight, bias=bias)
+
+
+def require_types(types: Sequence[str], folds: int) -> None:
+    """Raises PromptError if there are fewer word types than folds, which are made of them.
+
+    Example:
+        >>> require_types(["dog", "cat"], folds=2)
+    """
+    if len(set(types)) < folds:
+        raise PromptError(f"{folds} folds need as many word types; there are {len(set(types))}.")
 
 
 def require_labels(labels: Sequence[str], folds: int) -> None:

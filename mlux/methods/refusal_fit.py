@@ -77,10 +77,8 @@ def learn_refusal(
         >>> found.chosen.position
         -1
     """
-    splits = _split(encoded, labels, shares, seed)
-    shortest = min(len(one.ids) for one in encoded)
-    if shortest < positions:
-        raise ParameterError(f"A prompt has {shortest} tokens; positions is {positions}.")
+    splits = split(encoded, labels, shares, seed)
+    require_length(encoded, positions)
 
     def part(label: str, split: int) -> list[EncodedPrompt]:
         own = [one for one in encoded if one.prompt.label == label]
@@ -106,12 +104,24 @@ def learn_refusal(
     )
 
 
-def _split(
+def require_length(encoded: Sequence[EncodedPrompt], positions: int) -> None:
+    """Raises ParameterError if a prompt has fewer tokens than candidates are read at."""
+    shortest = min(len(one.ids) for one in encoded)
+    if shortest < positions:
+        raise ParameterError(f"A prompt has {shortest} tokens; positions is {positions}.")
+
+
+def split(
     encoded: Sequence[EncodedPrompt],
     labels: tuple[str, str],
     shares: tuple[float, float],
     seed: int,
 ) -> dict[Prompt, int]:
+    """Prompt → train, validation or test, dealt within each label.
+
+    Raises:
+        ParameterError: If a label has too few prompts for all three.
+    """
     own = [one.prompt.label for one in encoded]
     parts = stratified_split(own, shares, seed)
     for label in labels:
