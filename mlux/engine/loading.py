@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 
+from mlux.engine import rope_settings
 from mlux.errors import ModelError, UnknownNameError
 from mlux.provenance import ModelIdentity, TokenizerIdentity, hash_files
 
@@ -47,11 +48,17 @@ class ModelSource:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A model with its tokenizer, its configuration and its files' identity."""
+    """A model with its tokenizer, its configuration and its files' identity.
+
+    Attributes:
+        config: What mlx-lm was told.
+        written: What config.json says.
+    """
 
     model: Module
     tokenizer: Any
     config: dict[str, Any]
+    written: dict[str, Any]
     source: ModelSource
     weights_hash: str
     adapter_source: str | None
@@ -126,10 +133,15 @@ def load(
     """
     from mlx_lm.utils import load_model, load_tokenizer
 
+    from mlux.engine import rotary
+
     if dtype is not None and dtype not in DTYPES:
         raise UnknownNameError("dtype", dtype, DTYPES)
     try:
-        model, config = load_model(source.folder, lazy=True, model_config=_flat_rope(source.folder))
+        written = json.loads((source.folder / "config.json").read_text("utf-8"))
+        told = rope_settings.for_mlx_lm(written)
+        model, config = load_model(source.folder, lazy=True, model_config=told)
+        rotary.mend(model, written)
         adapter_path = None if adapter is None else _add_adapter(model, Path(adapter))
         tokenizer = load_tokenizer(source.folder, eos_token_ids=config.get("eos_token_id"))
     except SystemExit as error:  # mlx-lm's olmo ends the process when a package is missing
@@ -153,27 +165,12 @@ def load(
         model=model,
         tokenizer=tokenizer,
         config=config,
+        written=written,
         source=source,
         weights_hash=hash_files(list(source.folder.glob("model*.safetensors"))),
         adapter_source=str(adapter_path) if adapter_path else None,
         adapter_hash=hash_files(list(adapter_path.iterdir())) if adapter_path else None,
     )
-
-
-def _flat_rope(folder: Path) -> dict[str, Any]:
-    """The rotary embedding's settings where mlx-lm looks for them.
-
-    transformers 5 saves them nested in `rope_parameters`; mlx-lm reads them flat and would silently
-    take its defaults (with a base of 500,000 the logits of a Llama are then off by a quarter).
-    """
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    nested = config.get("rope_parameters")
-    if not isinstance(nested, dict) or "rope_theta" not in nested:
-        return {}  # absent, or a set for each kind of layer, which those models read themselves
-    flat = {key: nested[key] for key in ("rope_theta", "partial_rotary_factor") if key in nested}
-    if nested.get("rope_type", "default") != "default":
-        flat["rope_scaling"] = {k: v for k, v in nested.items() if k != "rope_theta"}
-    return {key: value for key, value in flat.items() if key not in config}
 
 
 def _add_adapter(model: Module, adapter: Path) -> Path:

@@ -26,6 +26,7 @@ class Family:
             public checkpoints are laid out in a third way.
         exact_gelu: Whether to give the reference the exact GELU, which its configuration cannot.
         differs: How mlx-lm itself differs from transformers here; empty if it does not.
+        mended: The same, where mlux mends it at load.
     """
 
     model_type: str
@@ -37,6 +38,7 @@ class Family:
     checkpoint: Callable[[Weights], Weights] | None = None
     exact_gelu: bool = False
     differs: str = ""
+    mended: str = ""
 
 
 def rope(theta: float, **options: Any) -> dict[str, Any]:
@@ -208,7 +210,7 @@ FAMILIES: dict[str, Family] = {
         model_type="glm",
         config=_SIZES | {"head_dim": 16} | rope(1e4, partial_rotary_factor=0.5),
         flat={"partial_rotary_factor": 0.5},
-        differs="rotary embedding on the whole head, not on a part",
+        mended="rotary embedding on the whole head, not on a part",
     ),
     "glm, rotary on the whole head": Family(
         model_type="glm", config=_SIZES | {"head_dim": 16} | rope(1e4, partial_rotary_factor=1.0)

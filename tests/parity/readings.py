@@ -52,9 +52,9 @@ def difference(reading: Reading, reference: Reading, name: str) -> float:
 def read(name: str) -> Readings:
     """The three readings of a row of `FAMILIES`."""
     family = FAMILIES[name]
-    model = _random_model(family)
+    model = random_model(family)
     with TemporaryDirectory() as folder:
-        _save(model, family, Path(folder))
+        save(model, family, Path(folder))
         return Readings(
             transformers=_by_transformers(model, family),
             mlx_lm=_by_mlx_lm(Path(folder), family),
@@ -62,7 +62,8 @@ def read(name: str) -> Readings:
         )
 
 
-def _random_model(family: Family) -> Any:
+def random_model(family: Family, spread: float = 0.3) -> Any:
+    """A model of transformers with random weights of this standard deviation."""
     config = AutoConfig.for_model(family.model_type, **family.config)
     model = AutoModelForCausalLM.from_config(
         config, attn_implementation="eager", dtype=torch.float32
@@ -72,7 +73,7 @@ def _random_model(family: Family) -> Any:
         for name, parameter in model.named_parameters():
             # Gains around 1 and the rest around 0, large enough that no part is negligible.
             gain = 1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0
-            parameter.copy_(gain + 0.3 * torch.randn(parameter.shape, generator=generator))
+            parameter.copy_(gain + spread * torch.randn(parameter.shape, generator=generator))
     if family.exact_gelu:
         for module in model.modules():
             if hasattr(module, "act_fn"):
@@ -80,7 +81,8 @@ def _random_model(family: Family) -> Any:
     return model
 
 
-def _save(model: Any, family: Family, folder: Path) -> None:
+def save(model: Any, family: Family, folder: Path) -> None:
+    """Writes the model's folder, with a tokenizer."""
     (model.get_submodule(family.weights) if family.weights else model).save_pretrained(folder)
     path = folder / "config.json"
     config = json.loads(path.read_text())

@@ -42,17 +42,22 @@ def test_mlux_agrees_with_transformers(family: str, table: dict[str, str]) -> No
         assert value <= allowed, name
 
 
+@pytest.mark.parametrize("family", [name for name, row in FAMILIES.items() if not row.mended])
 def test_mlux_reads_what_mlx_lm_computes(family: str) -> None:
     """Whatever difference is left is mlx-lm's: bit for bit, patterns to rounding."""
     readings = read(family)
     assert readings.mlux.keys() == readings.mlx_lm.keys() == readings.transformers.keys()
     for kind in KINDS:
         for name in names_of(readings, kind):
-            rounding = 1e-5 if kind == "pattern" else 0.0
+            own_rotary = FAMILIES[family].config.get("rope_parameters", {}).get("rope_type")
+            scaled = own_rotary not in (None, "default")  # mlux puts in a module of its own
+            rounding = 1e-5 if kind == "pattern" or scaled else 0.0
             assert difference(readings.mlux, readings.mlx_lm, name) <= rounding, name
 
 
-@pytest.mark.parametrize("family", [name for name, row in FAMILIES.items() if row.differs])
+@pytest.mark.parametrize(
+    "family", [name for name, row in FAMILIES.items() if row.differs or row.mended]
+)
 def test_a_difference_that_is_excused_is_there(family: str) -> None:
     """When mlx-lm comes closer, the row loses its excuse."""
     readings = read(family)
