@@ -45,7 +45,9 @@ def layer_profile(
     """
     frame = data.need(frame, ("layer", "value"), "layer_profile")
     metric = data.one_metric(frame, "layer_profile")
-    rows = frame[frame["layer"].notna()].assign(series=data.series(frame))
+    # Named before rows are left out: an empty frame would take on the rows of what it is given.
+    rows = frame.assign(series=data.series(frame))
+    rows = rows[rows["layer"].notna()]
     data.need(rows, (), "layer_profile")
     table = data.over_prompts(rows, ["series", "layer"])
     table["place"] = table["layer"].astype(float)

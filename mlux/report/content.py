@@ -265,7 +265,7 @@ def _finding(table: pd.DataFrame, axes: list[str], names: tuple[str, str], metri
             f"(q < {LEVEL:g})."
         )
     strongest = real.loc[[real["estimate"].abs().idxmax()]].to_dict("records")[0]
-    place = ", ".join(f"{name} {strongest[name]}" for name in axes)
+    place = ", ".join(f"{name} {strongest[name]}" for name in axes if pd.notna(strongest[name]))
     return (
         f"{what}: significant (q < {LEVEL:g}) at {len(real)} of {len(table)} places by {where}; "
         f"the largest difference is {strongest['estimate']:+.4g} "

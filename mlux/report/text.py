@@ -1,7 +1,8 @@
 """Text and numbers of a report, fit for a page: nothing in them acts, and nothing is too long."""
 
-import math
 from typing import Any
+
+import pandas as pd
 
 from mlux.charts.labels import printable
 
@@ -25,7 +26,7 @@ def paragraphs(value: Any, longest: int = LONGEST) -> str:
 
 def number(value: Any) -> str:
     """Four significant digits; what is missing is empty."""
-    if value is None or (isinstance(value, float) and math.isnan(value)) or value != value:
+    if pd.isna(value):  # None, NaN and pandas' NA, which has no truth value to compare by
         return ""
     if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
         return f"{value:.0f}" if abs(value) < 1e15 else f"{value:.4g}"
