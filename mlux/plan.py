@@ -281,8 +281,10 @@ def assemble(
         MluxError: If the experiment's own check finds that these do not fit together.
     """
     from mlux.engine.screening import screen
+    from mlux.engine.threads import ready
     from mlux.engine.trials import MEMORY
 
+    ready()
     batch_size = batch_size or BATCH_SIZE
     if bad_prompts != "drop":  # a missing role is told before a model is looked into
         prompts.require(experiment.roles, experiment.name)

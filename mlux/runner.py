@@ -4,10 +4,12 @@ What works on a run is in `mlux.execution`; here are the ways to begin: a new ru
 that stopped, the same one again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from threading import RLock
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from mlux import display, registry
 from mlux import params as parameters
@@ -25,6 +27,21 @@ from mlux.store.writer import create_run
 if TYPE_CHECKING:
     from mlux.engine import HookedModel
     from mlux.engine.screening import BadPrompts
+
+Arguments = ParamSpec("Arguments")
+Returned = TypeVar("Returned")
+_computing = RLock()
+
+
+def _one_at_a_time(run: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
+    """Lets the runs of other threads wait: MLX crashes where two evaluate one model at once."""
+
+    @wraps(run)
+    def waiting(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Returned:
+        with _computing:
+            return run(*args, **kwargs)
+
+    return waiting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +79,7 @@ class Run:
         return display.facts(f"Run {self.uid}", facts)
 
 
+@_one_at_a_time
 def run_experiment(
     name: str,
     *,
@@ -139,6 +157,7 @@ def run_experiment(
         return replace(run, identical=known)
 
 
+@_one_at_a_time
 def plan_experiment(
     name: str,
     *,
@@ -187,6 +206,7 @@ def _found(prompts: Any, db: str | Path | None) -> PromptSet | None:
     return find_prompt_set(str(prompts), str(db or default_location()))
 
 
+@_one_at_a_time
 def resume(
     reference: str,
     *,
@@ -228,6 +248,7 @@ def resume(
         return _work(store, stored.uid, prepared, stored.pending, max_failures, progress)
 
 
+@_one_at_a_time
 def rerun(
     reference: str,
     *,

@@ -15,6 +15,8 @@ from typing import Any
 
 from mlx.nn.layers.base import Module
 
+from mlux.engine.threads import ready
+
 Call = Callable[..., Any]
 Handler = Callable[[Call, tuple[Any, ...], dict[str, Any]], Any]
 """handler(call, args, kwargs) → output, where call(*args, **kwargs) runs the module itself."""
@@ -32,6 +34,7 @@ def handling(handlers: Mapping[int, tuple[Module, Handler]]) -> Iterator[None]:
     Args:
         handlers: id(module) → (module, handler).
     """
+    ready()
     token = _handlers.set({key: handler for key, (_, handler) in handlers.items()})
     modules = [module for module, _ in handlers.values()]
     swapped = 0

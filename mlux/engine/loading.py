@@ -12,6 +12,7 @@ import mlx.core as mx
 from mlx.nn.layers.base import Module
 
 from mlux.engine import rope_settings
+from mlux.engine.threads import ready
 from mlux.errors import ModelError, UnknownNameError
 from mlux.provenance import ModelIdentity, TokenizerIdentity, hash_files
 
@@ -137,6 +138,7 @@ def load(
 
     if dtype is not None and dtype not in DTYPES:
         raise UnknownNameError("dtype", dtype, DTYPES)
+    ready()
     try:
         written = json.loads((source.folder / "config.json").read_text("utf-8"))
         told = rope_settings.for_mlx_lm(written)
@@ -160,7 +162,9 @@ def load(
     if dtype is not None:
         model.set_dtype(DTYPES[dtype])
     model.eval()
-    mx.eval(model.parameters())
+    # Not its parameters alone: another thread could not compute what it keeps besides, such as
+    # rotary frequencies.
+    mx.eval(model)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
