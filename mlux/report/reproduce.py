@@ -68,6 +68,14 @@ def _run(run: StoredRun) -> list[str]:
     options += ["--seed", str(run.seed)]
     if run.batch_size is not None:
         options += ["--batch-size", str(run.batch_size)]
+    if run.memory_bytes is not None:
+        options += ["--memory", str(run.memory_bytes)]
+    # The stored prompts are those that were left: what the run took then is taken again.
+    options += ["--bad-prompts", "keep"]
+    for name, text in run.tags.items():
+        options += ["--tag", f"{name}={text}"]
+    if run.note:
+        options += ["--note", run.note]
     return [*lines, shlex.join(["mlux", "run", run.experiment, *options])]
 
 
