@@ -66,6 +66,19 @@ def learn(model: Module, vocab_size: int) -> Anatomy:
     )
 
 
+def embedding_rows(model: Module) -> int:
+    """How many tokens a model has an embedding for.
+
+    Raises:
+        ModelError: If the model has no token embedding.
+    """
+    calls = trace(model, mx.array([[0, 0]])).descendants()
+    for call in calls:
+        if _takes_tokens(call) and "weight" in call.module:
+            return int(call.module["weight"].shape[0])
+    raise ModelError("Cannot tell the size of this model's vocabulary: no token embedding ran.")
+
+
 def _takes_tokens(call: ModuleCall) -> bool:
     return (
         not call.children

@@ -1,6 +1,7 @@
 """A model whose inside can be read and edited by name, the same on every architecture."""
 
 from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from mlux.engine import loading, sites
 from mlux.engine.batching import context_length, encode_text
 from mlux.engine.certificate import Certificate
 from mlux.engine.checking import check
-from mlux.engine.learning import learn
+from mlux.engine.learning import embedding_rows, learn
 from mlux.engine.places import Layout
 from mlux.engine.writing import Writing
 from mlux.errors import ModelError
@@ -182,7 +183,13 @@ class HookedModel(Writing):
     def _vocab_size(self) -> int:
         text = self._raw_config.get("text_config") or {}
         size = self._raw_config.get("vocab_size", text.get("vocab_size"))
-        return int(size) if size else len(self.tokenizer.get_vocab())
+        if size:
+            return int(size)
+        return self._embedding_rows if self.tokenizer is None else len(self.tokenizer.get_vocab())
+
+    @cached_property
+    def _embedding_rows(self) -> int:
+        return embedding_rows(self.model)
 
     def check(self) -> Certificate:
         """The self-test: what can be read and edited in this model, with the measured errors.
@@ -264,4 +271,11 @@ def _count_parameters(model: Module) -> int:
 def _own_arguments(model: Module) -> dict[str, Any]:
     """The configuration that an mlx-lm model keeps, for one that was not loaded from files."""
     arguments = getattr(model, "args", None)
-    return {} if arguments is None else dict(vars(arguments))
+    return (
+        {} if arguments is None else {key: _plain(value) for key, value in vars(arguments).items()}
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A nested configuration as the dictionary that it is in config.json."""
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from architectures import build
 
 from mlux.engine import HookedModel, loading
 from mlux.errors import HookError, ModelError, PromptError, UnknownNameError
@@ -194,6 +195,16 @@ def _flat(tree: object) -> list[tuple[str, mx.array]]:
     from mlx.utils import tree_flatten
 
     return list(tree_flatten(tree))
+
+
+@pytest.mark.parametrize("name", ["kimi_vl", "llama4", "baichuan_m1", "youtu_llm", "llama"])
+def test_a_bare_model_without_a_tokenizer_says_its_own_sizes(name: str) -> None:
+    built = build(name)
+    bare = HookedModel(built.model, None)
+    assert bare.config["vocab_size"] == built.config["vocab_size"]
+    assert mx.array_equal(bare.forward(mx.array([[1, 2, 3]])), built.forward(mx.array([[1, 2, 3]])))
+    with pytest.raises(PromptError, match="this model knows tokens 0 to"):
+        bare.forward([built.config["vocab_size"]])
 
 
 def test_a_model_made_in_memory_cannot_be_filed() -> None:
