@@ -311,3 +311,41 @@ def test_the_lens_asks_any_model_s_own_head(name: str) -> None:
     found = LogitLens(model).get_layer_predictions("3 5 7", -1, top_k=1)[-1]["predictions"][0]
     assert found["token"] == str(int(mx.argmax(logits).item()))
     assert found["logit"] == pytest.approx(float(mx.max(logits).item()), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("attention", "compute_attention_patterns get_attention_info"),
+        ("hook_wrapper", "HookFn HookWrapper PreHookFn"),
+        ("hooked_model", "HookedModel"),
+        ("utils", "iter_modules find_modules find_by_type find_by_name wrap_modules"),
+        ("utils", "unwrap_modules collect_activations clear_all_caches"),
+    ],
+)
+def test_the_module_paths_of_0_2_import(module: str, names: str) -> None:
+    found = importlib.import_module(f"mlux.{module}")
+    for name in names.split():
+        assert getattr(found, name) is getattr(compat, name, getattr(found, name))
+
+
+def test_modules_are_found_by_type_and_name_and_their_caches_cleared() -> None:
+    from mlux.utils import clear_all_caches, find_by_name, find_by_type, iter_modules
+
+    mlps = [path for path, _ in find_by_name(demo(), ".mlp") if path.endswith(".mlp")]
+    assert mlps == [f"model.layers.{layer}.mlp" for layer in range(6)]
+    assert [path for path, _ in find_by_type(demo(), type(demo().layers[0]))] == [
+        f"model.layers.{layer}" for layer in range(6)
+    ]
+    assert set(mlps) < {path for path, _ in iter_modules(demo())}
+    wrappers = compat.wrap_modules(demo(), lambda path, module: path == mlps[2])
+    demo().forward(PROMPT)
+    compat.unwrap_modules(demo())
+    clear_all_caches(wrappers)
+    assert compat.collect_activations(wrappers) == {}
+
+
+def test_a_text_becomes_a_row_of_ids_as_in_0_2() -> None:
+    ids = demo()._tokenize(PROMPT)
+    assert ids.tolist() == [demo().tokenize(PROMPT)]
+    assert demo()._tokenize(ids) is ids

@@ -233,6 +233,10 @@ class HookedModel(Writing):
         """
         return encode_text(self.tokenizer, text, add_bos=add_bos)
 
+    def _tokenize(self, input: str | mx.array) -> mx.array:
+        """Token ids [batch, seq], as notebooks of 0.2 ask for them; an array stays what it is."""
+        return self.to_batch(input).tokens if isinstance(input, str) else input
+
     @property
     def quantization_bits(self) -> int | None:
         """The fewest bits of a quantised module; None for a model in full precision.
