@@ -44,6 +44,8 @@ class Plan:
         n_unknown: Prompts with words that the model's tokenizer does not know.
         n_dropped: Prompts that were left out, since the experiment cannot use them.
         n_long_answers: Prompts with an answer of several tokens, whose first is scored.
+        dtype: What the model computes in.
+        stored_dtype: What its weights are stored in.
     """
 
     experiment: str
@@ -59,6 +61,8 @@ class Plan:
     n_unknown: int
     n_dropped: int
     n_long_answers: int
+    dtype: str
+    stored_dtype: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +144,8 @@ class Prepared:
             n_unknown=sum(self._has_unknown(encoded) for encoded in self.encoded),
             n_dropped=len(self.dropped),
             n_long_answers=self.n_long_answers,
+            dtype=self.model.config["dtype"],
+            stored_dtype=self.model.stored_dtype,
         )
 
     def _seconds_a_pass(self) -> float:
@@ -211,6 +217,7 @@ def prepare(
     batch_size: int | None = None,
     memory: int | None = None,
     adapter: str | Path | None = None,
+    dtype: str | None = None,
     bad_prompts: "BadPrompts" = "fail",
 ) -> Prepared:
     """Checks and loads everything that a run needs; see `mlux.run_experiment` for the arguments.
@@ -226,7 +233,12 @@ def prepare(
         check_range(option, value)
     given = _given_prompts(experiment, prompts)
     if isinstance(model, str | Path):
-        model = load_model(str(model), None if adapter is None else str(adapter))
+        model = load_model(str(model), None if adapter is None else str(adapter), dtype)
+    elif dtype not in (None, model.config["dtype"]):
+        raise ParameterError(
+            f"dtype is {dtype}, but the model that was given computes in {model.config['dtype']}; "
+            "load it with dtype= instead."
+        )
     prompt_set = given or _made_prompts(experiment, model, config, seed)
     return assemble(
         experiment,
@@ -240,18 +252,18 @@ def prepare(
     )
 
 
-def load_model(reference: str, adapter: str | None) -> "HookedModel":
+def load_model(reference: str, adapter: str | None, dtype: str | None = None) -> "HookedModel":
     """The model of this name; the last one stays loaded, since runs come in rows."""
-    return _load_model(reference, adapter, _state(reference), _state(adapter))
+    return _load_model(reference, adapter, dtype, _state(reference), _state(adapter))
 
 
 @lru_cache(maxsize=1)
 def _load_model(
-    reference: str, adapter: str | None, files: object, adapter_files: object
+    reference: str, adapter: str | None, dtype: str | None, files: object, adapter_files: object
 ) -> "HookedModel":
     from mlux.engine import HookedModel
 
-    return HookedModel.from_pretrained(reference, adapter_path=adapter)
+    return HookedModel.from_pretrained(reference, adapter_path=adapter, dtype=dtype)
 
 
 def _state(folder: str | None) -> object:

@@ -92,6 +92,7 @@ def run_experiment(
     batch_size: int | None = None,
     memory: int | None = None,
     adapter: str | Path | None = None,
+    dtype: str | None = None,
     bad_prompts: "BadPrompts" = "fail",
     db: str | Path | None = None,
     max_failures: int | None = None,
@@ -112,6 +113,9 @@ def run_experiment(
         batch_size: Trials in one batch.
         memory: Bytes that sweeps may use for activations beside the model; by default 1 GiB.
         adapter: A folder with LoRA or DoRA weights.
+        dtype: float32, float16 or bfloat16; by default float32 on a CPU, where half precision has
+            no fast kernels, and what the weights are stored in on a GPU. A resume, a rerun and a
+            verification compute in the same.
         bad_prompts: What becomes of prompts that the experiment cannot use, or of whose answer it
             would score the first of several tokens: `fail` runs nothing, `drop` leaves them out,
             `keep` scores first tokens.
@@ -143,6 +147,7 @@ def run_experiment(
         batch_size=batch_size,
         memory=memory,
         adapter=adapter,
+        dtype=dtype,
         bad_prompts=bad_prompts,
     )
     with Store.open(db or default_location(), write=True) as store:
@@ -168,6 +173,7 @@ def plan_experiment(
     batch_size: int | None = None,
     memory: int | None = None,
     adapter: str | Path | None = None,
+    dtype: str | None = None,
     bad_prompts: "BadPrompts" = "fail",
     db: str | Path | None = None,
     timed: bool = False,
@@ -188,6 +194,7 @@ def plan_experiment(
         batch_size=batch_size,
         memory=memory,
         adapter=adapter,
+        dtype=dtype,
         bad_prompts=bad_prompts,
     )
     location = db or default_location()
@@ -290,6 +297,8 @@ def prepare_again(stored: StoredRun) -> Prepared:
     """
     experiment = registry.get(stored.experiment)
     model = load_model(stored.model.source, stored.model.adapter_source)
+    if model.config["dtype"] != stored.model.dtype:  # what this device computes in by default
+        model = load_model(stored.model.source, stored.model.adapter_source, stored.model.dtype)
     config = parameters.build(experiment.config, stored.params, experiment=experiment.name)
     return assemble(
         experiment,

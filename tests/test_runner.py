@@ -357,7 +357,7 @@ def test_a_run_does_not_resume_on_another_model_or_another_code(
     connection.close()
     four_bit = HookedModel.from_pretrained("demo-4bit")
     with monkeypatch.context() as patched:
-        patched.setattr("mlux.runner.load_model", lambda source, adapter: four_bit)
+        patched.setattr("mlux.runner.load_model", lambda source, adapter, dtype=None: four_bit)
         with pytest.raises(RunError, match="is no longer the one"):
             resume(uid, db=fresh_db)
     assert resume(uid, db=fresh_db).status == "done"

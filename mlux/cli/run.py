@@ -94,6 +94,11 @@ PLAN_COLUMNS = (
 )
 @click.option("--adapter", metavar="PATH", help="LoRA weights to put on the model.")
 @click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    help="What to compute in; default: float32 on a CPU, as stored on a GPU.",
+)
+@click.option(
     "--bad-prompts",
     type=click.Choice(["fail", "drop", "keep"]),
     default="fail",
@@ -163,7 +168,8 @@ def command(
     runs: list[Run] = []
     try:
         for number, job in enumerate(jobs, start=1):
-            note(f"Run {number} of {len(jobs)}: {job['name']} on {job['model']}")
+            of = f"Run {number} of {len(jobs)}: {job['name']} on {job['model']}"
+            note(f"{of} in {_precision(plans[number - 1])}")
             runs.append(runner.run_experiment(**job, **filed, progress=sys.stderr.isatty()))
             note_identical(runs[-1])
             if output == "table":
@@ -198,6 +204,13 @@ def _notes(plan: "Plan") -> Iterator[str]:
             f"{plan.n_unknown} of {plan.n_prompts} prompts have words that {plan.model} does not "
             "know."
         )
+
+
+def _precision(plan: "Plan") -> str:
+    """What it computes in, and if that is another, what the weights are stored in."""
+    if plan.dtype == plan.stored_dtype:
+        return plan.dtype
+    return f"{plan.dtype}, stored in {plan.stored_dtype} (--dtype)"
 
 
 def note_identical(run: "Run") -> None:

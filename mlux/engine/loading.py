@@ -10,6 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.nn.layers.base import Module
+from mlx.utils import tree_flatten
 
 from mlux.engine import rope_settings
 from mlux.engine.threads import ready
@@ -54,6 +55,7 @@ class LoadedModel:
     Attributes:
         config: What mlx-lm was told.
         written: What config.json says.
+        stored_dtype: What most of its floating-point weights are stored in.
     """
 
     model: Module
@@ -62,6 +64,7 @@ class LoadedModel:
     written: dict[str, Any]
     source: ModelSource
     weights_hash: str
+    stored_dtype: str
     adapter_source: str | None
     adapter_hash: str | None
 
@@ -157,6 +160,7 @@ def load(
     if quantization := BUILT_IN.get(source.source):
         _quantize(model, quantization)
         config["quantization"] = quantization
+    stored_dtype = _dtype_of(model)
     if dtype is None and mx.default_device() == mx.Device(mx.cpu):
         dtype = "float32"
     if dtype is not None:
@@ -172,9 +176,21 @@ def load(
         written=written,
         source=source,
         weights_hash=hash_files(list(source.folder.glob("model*.safetensors"))),
+        stored_dtype=stored_dtype,
         adapter_source=str(adapter_path) if adapter_path else None,
         adapter_hash=hash_files(list(adapter_path.iterdir())) if adapter_path else None,
     )
+
+
+def _dtype_of(model: Module) -> str:
+    """The floating-point dtype of most weights, by name."""
+    leaves: list[tuple[str, mx.array]] = tree_flatten(model.parameters())  # type: ignore[assignment, no-untyped-call] # MLX's
+    sizes: dict[str, int] = {}
+    for _, weight in leaves:
+        if mx.issubdtype(weight.dtype, mx.floating):
+            name = str(weight.dtype).removeprefix("mlx.core.")
+            sizes[name] = sizes.get(name, 0) + weight.size
+    return max(sizes, key=lambda name: sizes[name], default="float32")
 
 
 def _add_adapter(model: Module, adapter: Path) -> Path:

@@ -96,6 +96,16 @@ class HookedModel(Writing):
         )
 
     @property
+    def stored_dtype(self) -> str:
+        """What its weights are stored in, which a CPU by default computes in float32.
+
+        Example:
+            >>> HookedModel.from_pretrained("demo", dtype="bfloat16").stored_dtype
+            'float16'
+        """
+        return self._loaded.stored_dtype if self._loaded else str(self.config["dtype"])
+
+    @property
     def layers(self) -> list[Module]:
         """The blocks, on any architecture.
 

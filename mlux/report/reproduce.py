@@ -65,7 +65,7 @@ def _run(run: StoredRun) -> list[str]:
             lines[0] += "; FILE holds its prompts, which the notebook has too"
     for name, value in run.params.items():
         options += ["-p", f"{name}={text_of(value)}"]
-    options += ["--seed", str(run.seed)]
+    options += ["--seed", str(run.seed), "--dtype", run.model.dtype]
     if run.batch_size is not None:
         options += ["--batch-size", str(run.batch_size)]
     if run.memory_bytes is not None:
