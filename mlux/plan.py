@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -253,17 +252,22 @@ def prepare(
 
 
 def load_model(reference: str, adapter: str | None, dtype: str | None = None) -> "HookedModel":
-    """The model of this name; the last one stays loaded, since runs come in rows."""
-    return _load_model(reference, adapter, dtype, _state(reference), _state(adapter))
+    """The model of this name; the last one stays loaded, since runs come in rows.
+
+    Another one is let go before this one is loaded, so that two are never in memory together.
+    """
+    from mlux.engine import HookedModel, memory
+
+    key = (reference, adapter, dtype, _state(reference), _state(adapter))
+    if key not in _loaded:
+        _loaded.clear()
+        memory.release()
+        _loaded[key] = HookedModel.from_pretrained(reference, adapter_path=adapter, dtype=dtype)
+    return _loaded[key]
 
 
-@lru_cache(maxsize=1)
-def _load_model(
-    reference: str, adapter: str | None, dtype: str | None, files: object, adapter_files: object
-) -> "HookedModel":
-    from mlux.engine import HookedModel
-
-    return HookedModel.from_pretrained(reference, adapter_path=adapter, dtype=dtype)
+_loaded: "dict[object, HookedModel]" = {}
+"""The model that was asked for last, by what it was loaded from."""
 
 
 def _state(folder: str | None) -> object:

@@ -51,6 +51,12 @@ def held() -> int:
     return mx.get_active_memory()
 
 
+def release() -> None:
+    """Gives back what nothing refers to any more, and what MLX keeps for later arrays."""
+    gc.collect()  # modules may refer to each other in rings
+    mx.clear_cache()
+
+
 @contextmanager
 def below(ceiling: int) -> Iterator[None]:
     """Runs the body without working ahead where that would hold more than so many bytes.
