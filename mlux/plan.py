@@ -45,6 +45,7 @@ class Plan:
         n_long_answers: Prompts with an answer of several tokens, whose first is scored.
         dtype: What the model computes in.
         stored_dtype: What its weights are stored in.
+        unread: Settings of config.json that mlx-lm does not read.
     """
 
     experiment: str
@@ -62,6 +63,7 @@ class Plan:
     n_long_answers: int
     dtype: str
     stored_dtype: str
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +147,7 @@ class Prepared:
             n_long_answers=self.n_long_answers,
             dtype=self.model.config["dtype"],
             stored_dtype=self.model.stored_dtype,
+            unread=self.model.unread_settings,
         )
 
     def _seconds_a_pass(self) -> float:
@@ -195,6 +198,7 @@ class Prepared:
             memory_bytes=self.memory,
             tags=tags,
             note=self._noted(note),
+            unread=self.model.unread_settings,
             environment=environment(device_name()),
         )
 

@@ -42,6 +42,10 @@ rounding, – is absent, ✗ fails; the notes say where and why.
 | norm, lens | the final norm; the head on the last residual stream gives the logits |
 | batch, cache | solo = right-padded batch; token by token with a cache = without |
 
+All of it compares a model of mlx-lm with itself. `mlux models check` has two more lines for a model
+that is loaded from files: whether its rotary embeddings turn as the types in its config.json are
+defined in transformers, and which settings of config.json mlx-lm does not read.
+
 Reading every site changes no logit bit for bit, writing every site back changes nothing, and a
 hook that fails leaves the model clean, on every architecture of the table.
 

@@ -62,15 +62,17 @@ def check(settings: Settings, model: str, adapter: str | None, output: str) -> N
     id.
     """
     from mlux import plan, store
+    from mlux.engine.certificate import BASIS
     from mlux.provenance import environment
 
     loaded = plan.load_model(model, adapter)
     found = loaded.check()
-    rows = [asdict(row) for row in found.rows]
+    rows = [asdict(row) | {"compared": row.compared} for row in found.rows]
     with store.Store.open(settings.location, write=True) as notebook:
         versions = environment(plan.device_name()).versions
         store.store_checks(notebook, loaded.identity, rows, versions)
     show_records(rows, output, CHECK_COLUMNS)
+    note(BASIS)
     if not found.ok:
         failed = ", ".join(row.site for row in found.failed(()))
         raise ModelError(f"The self-test of {model} failed: {failed}.")

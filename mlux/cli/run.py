@@ -194,6 +194,8 @@ def _notes(plan: "Plan") -> Iterator[str]:
     if plan.n_dropped:
         total = plan.n_dropped + plan.n_prompts
         yield f"{plan.n_dropped} of {total} prompts are left out of {plan.experiment}."
+    if plan.unread:
+        yield f"mlx-lm does not read of config.json: {'; '.join(plan.unread)}."
     if plan.n_long_answers:
         yield (
             f"{plan.n_long_answers} of {plan.n_prompts} prompts have an answer of several tokens; "

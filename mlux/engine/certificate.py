@@ -22,8 +22,21 @@ PROPERTIES = {
     "batch": "a row of a right-padded batch is what it is alone",
     "cache": "token by token with a cache is as without",
     "clean": "a hook that fails leaves the model as it was",
+    "rotary": "rotary embeddings turn as the types in config.json are defined",
+    "config": "every setting of config.json that bears on the mathematics is read",
 }
 """What is checked besides reading and editing each kind of site, and what it says."""
+
+COMPARED = {
+    "rotary": "the definitions of transformers, for what config.json says",
+    "config": "the source of the built modules",
+}
+"""What a line compares the model with; every other one compares it with itself."""
+
+BASIS = (
+    "rotary compares with the definitions of transformers, config with config.json;\n"
+    "the other lines compare mlx-lm's model with itself, not with transformers."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +53,11 @@ class Row:
     verdict: Verdict
     error: float | None = None
     reason: str = ""
+
+    @property
+    def compared(self) -> str:
+        """What the model was compared with."""
+        return COMPARED.get(self.site, "mlx-lm's model itself")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +97,7 @@ class Certificate:
         for row in self.rows:
             error = "" if row.error is None else f"{row.error:.1e}"
             lines.append(f"  {row.site:<11} {row.verdict:<12} {error:<8} {row.reason}".rstrip())
-        return "\n".join(lines)
+        return "\n".join([*lines, BASIS])
 
 
 def judged(site: str, error: float, rounding: float, reason: str = "") -> Row:

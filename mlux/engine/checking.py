@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from mlux.engine import sites
+from mlux.engine import rotary, sites
 from mlux.engine.arrays import numbers
 from mlux.engine.certificate import Certificate, Row, judged
 from mlux.engine.checkup import KINDS, LENGTH, Checkup, apart
@@ -30,6 +30,8 @@ def check(model: "HookedModel") -> Certificate:
         *_batch(test),
         *_cache(test),
         *_clean(test),
+        *_rotary(test),
+        *_config(test),
     ]
     return Certificate(
         model_type=model.config["model_type"],
@@ -226,6 +228,38 @@ def _cache(test: Checkup) -> Iterator[Row]:
     pieces = [test.plain(test.tokens[:, :start], cache)]
     pieces += [test.plain(test.tokens[:, i : i + 1], cache) for i in range(start, LENGTH)]
     yield judged("cache", apart(mx.concatenate(pieces, axis=1), test.bare), test.rounding)
+
+
+def _rotary(test: Checkup) -> Iterator[Row]:
+    """The error is in units of what float32 explains of an angle."""
+    written = test.model.written_config
+    if written is None:
+        yield Row(site="rotary", verdict="absent", reason=_IN_MEMORY)
+        return
+    found = list(rotary.places(test.model.model, written))
+    errors = [error for place in found if (error := rotary.error(place)) is not None]
+    mended = sum(isinstance(place.module, rotary.Rotary) for place in found)
+    reason = f"{mended} of {len(found)} modules are mlux's, not mlx-lm's" if mended else ""
+    if not errors:
+        reason = "config.json states no type that has a definition here"
+        yield Row(site="rotary", verdict="absent", reason=reason)
+    elif max(errors) <= 1:
+        yield Row(site="rotary", verdict="exact", reason=reason)
+    else:
+        reason = "mlx-lm turns otherwise than transformers defines; unproved, so not mended"
+        yield Row(site="rotary", verdict="approximate", error=max(errors), reason=reason)
+
+
+def _config(test: Checkup) -> Iterator[Row]:
+    if test.model.written_config is None:
+        yield Row(site="config", verdict="absent", reason=_IN_MEMORY)
+        return
+    found = test.model.unread_settings
+    reason = f"not read: {'; '.join(found)}" if found else ""
+    yield Row(site="config", verdict="approximate" if found else "exact", reason=reason)
+
+
+_IN_MEMORY = "the model was not loaded from files"
 
 
 class _Deliberate(Exception):  # noqa: N818 # it is no error, it is what is tested

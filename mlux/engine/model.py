@@ -16,6 +16,7 @@ from mlux.engine.certificate import Certificate
 from mlux.engine.checking import check
 from mlux.engine.learning import embedding_rows, learn
 from mlux.engine.places import Layout
+from mlux.engine.unread import unread
 from mlux.engine.writing import Writing
 from mlux.errors import ModelError
 from mlux.provenance import ModelIdentity
@@ -200,6 +201,27 @@ class HookedModel(Writing):
     @cached_property
     def _embedding_rows(self) -> int:
         return embedding_rows(self.model)
+
+    @property
+    def written_config(self) -> dict[str, Any] | None:
+        """What config.json says; None for a model that was not loaded from files.
+
+        Example:
+            >>> HookedModel.from_pretrained("demo").written_config["model_type"]
+            'llama'
+        """
+        return None if self._loaded is None else self._loaded.written
+
+    @cached_property
+    def unread_settings(self) -> tuple[str, ...]:
+        """Settings of config.json that bear on the mathematics and that mlx-lm does not read.
+
+        Example:
+            >>> HookedModel.from_pretrained("demo").unread_settings
+            ()
+        """
+        written = self.written_config
+        return () if written is None else unread(self.model, written)
 
     def check(self) -> Certificate:
         """The self-test: what can be read and edited in this model, with the measured errors.

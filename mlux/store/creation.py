@@ -49,6 +49,9 @@ def create_run(store: Store, spec: RunSpec) -> str:
         )
         _put_trials(connection, run, spec)
         record_event(connection, uid, "created", f"{len(spec.trials)} trials")
+        if spec.unread:
+            message = f"mlx-lm does not read {'; '.join(spec.unread)}"
+            record_event(connection, uid, "unread", message)
     return uid
 
 

@@ -46,6 +46,7 @@ class RunSpec:
         batch_size: Trials in one forward pass; None if chosen by the runner.
         memory_bytes: The memory that its sweeps may use; None if they choose it themselves.
         rerun_of: The uid of the run that it repeats, if it does.
+        unread: Settings of the model's config.json that mlx-lm does not read.
     """
 
     experiment: str
@@ -64,6 +65,7 @@ class RunSpec:
     environment: Environment
     memory_bytes: int | None = None
     rerun_of: str | None = None
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -34,6 +34,7 @@ def test_every_site_and_property_has_a_row_and_the_report_shows_them(demo: Hooke
 
 PROPERTIES_IN_ORDER = (
     "hooks", "sum", "attention", "heads", "self_patch", "lens", "resume", "batch", "cache", "clean",
+    "rotary", "config",
 )  # fmt: skip
 
 
