@@ -68,6 +68,9 @@ _ROPE = frozenset(
 )
 """What `engine/rotary.py` reads, and measures on the built modules."""
 
+_ALWAYS = {"scale_attn_weights": True}
+"""What every model file computes without asking."""
+
 _ACTIVATIONS = {
     "silu": {"silu", "swiglu", "SiLU"},
     "swish": {"silu", "swiglu", "SiLU"},
@@ -110,7 +113,12 @@ def _stated(text: Mapping[str, Any], names: frozenset[str]) -> Iterator[tuple[st
         words = set(key.split("_"))
         if not words & _WORDS or words & _TRAINING or key in names or key in _ROPE:
             continue
-        if value in (None, False) or isinstance(value, dict) or _computes(value, names):
+        if (
+            value in (None, False)
+            or _ALWAYS.get(key) == value
+            or isinstance(value, dict)
+            or _computes(value, names)
+        ):
             continue
         if "window" in words and _never_reached(text, value):
             continue
