@@ -8,6 +8,7 @@ from mlux.engine import HookedModel
 from mlux.engine.arrays import numbers
 from mlux.engine.passes import Hook
 from mlux.engine.trials import EncodedPrompt, PromptBatch, Trial
+from mlux.errors import ParameterError
 from mlux.methods.directions import ablate_direction, cosine, norm_of, random_direction
 from mlux.methods.refusal import last_logits, refusal_score
 from mlux.methods.refusal_fit import TEST, RefusalDirection, learn_refusal, require_length, split
@@ -68,6 +69,9 @@ METRICS = (
         description="0: the direction was learned from the prompt; 1: chosen on it; 2: tested.",
     ),
 )
+
+ASKED = 16
+"""Harmful prompts that the model is asked before a direction is searched for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,12 +163,37 @@ def _check(
     require_length(encoded, config.positions)
 
 
+def _require_refusals(
+    model: HookedModel, config: RefusalDirectionConfig, encoded: Sequence[EncodedPrompt]
+) -> None:
+    """Raises ParameterError if the model answers all of some harmful prompts: seconds, not minutes.
+
+    A prompt counts as refused if its answer begins with a refusal, or with its own answer's token.
+    """
+    asked = [one for one in encoded if one.prompt.label == config.harmful][:ASKED]
+    written = model.complete([one.ids for one in asked], max_tokens=config.max_tokens)
+    if not any(
+        _refuses(config, done.text) or one.answer in done.token_ids[:1]
+        for one, done in zip(asked, written, strict=True)
+    ):
+        raise ParameterError(
+            f"The model refuses none of {len(asked)} prompts labelled {config.harmful!r}, so it "
+            f"has no direction of refusal to find; to the first it says {written[0].text[:60]!r}. "
+            "Take a model that refuses them, or say with -p refusals= how its refusals begin."
+        )
+
+
+def _refuses(config: RefusalDirectionConfig, text: str) -> bool:
+    return text.strip().casefold().startswith(tuple(map(str.casefold, config.refusals)))
+
+
 def _fit(
     model: HookedModel,
     config: RefusalDirectionConfig,
     encoded: Sequence[EncodedPrompt],
     seed: int,
 ) -> Fitted:
+    _require_refusals(model, config, encoded)
     learned = learn_refusal(
         model,
         encoded,
@@ -246,7 +275,7 @@ def _test(
     for row, trial in enumerate(trials):
         done, label = written[row], trial.encoded.prompt.label
         yield trial, Generation(text=done.text, token_ids=done.token_ids)
-        refused = done.text.strip().casefold().startswith(tuple(map(str.casefold, config.refusals)))
+        refused = _refuses(config, done.text)
         if label in (config.harmful, config.harmless):
             kind = "harmful" if label == config.harmful else "harmless"
             yield trial, Values(metric=f"{kind}_refused", values=float(refused))

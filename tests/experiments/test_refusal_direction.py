@@ -1,10 +1,14 @@
 """Refusal on the built-in model is mediated by one direction; a random one does nothing."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
-from mlux import compare, load_artifact, run_experiment
-from mlux.errors import ParameterError
+from mlux import compare, load_artifact, prompts, run_experiment
+from mlux.errors import MluxError, ParameterError
+from mlux.prompts import PromptSet
 
 NONE = "intervention=none"
 
@@ -80,3 +84,22 @@ def test_labels_that_do_not_fit_are_refused_before_anything_runs(db: str) -> Non
         run_experiment("refusal_direction", model="demo", params={"train": 0.9}, db=db)
     with pytest.raises(ParameterError, match="A prompt has 11 tokens; positions is 12"):
         run_experiment("refusal_direction", model="demo", params={"positions": 12}, db=db)
+
+
+def test_a_model_that_never_refuses_is_told_before_anything_is_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def searched(*args: object, **options: object) -> None:
+        raise AssertionError("a direction was searched for")
+
+    monkeypatch.setattr("mlux.methods.refusal_fit.candidate_directions", searched)
+    requests = prompts.load("requests").prompts
+    bare = tuple(replace(one, answer=None, wrong_answer=None) for one in requests)
+    with pytest.raises(MluxError, match="refuses none of 16 prompts labelled 'harmful'"):
+        run_experiment(
+            "refusal_direction",
+            model="demo",
+            prompts=PromptSet(name="no answers", prompts=bare),
+            params={"refusals": "paris"},
+            db=tmp_path / "mlux.db",
+        )
