@@ -150,6 +150,7 @@ def _heads(
     metrics=METRICS,
     prompts="induction:8",
     roles=("answer", "wrong_answer"),
+    gate="contrast",
     conditions=_conditions,
     cost=_cost,
     check=_check,

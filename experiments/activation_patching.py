@@ -135,20 +135,26 @@ def _fit(
     prompts: Sequence[EncodedPrompt],
     seed: int,
     memory: int = MEMORY,
+    solved: Sequence[bool] = (),
 ) -> Fitted:
-    """Prompt → the strongest heads of the other half of the prompts."""
+    """Prompt → the strongest heads of the other half of the solved prompts."""
     if "head" not in config.sites or not config.top_heads:
         return Fitted(state=None)
+    # An effect of a prompt that is not solved chooses nothing, unless there are too few others.
+    counted = [one for one, good in zip(prompts, solved, strict=True) if good] if solved else []
+    counted = counted if len(counted) > 1 else list(prompts)
+    half = {encoded.prompt: number % 2 for number, encoded in enumerate(counted)}
     effects: list[dict[Head, list[float]]] = [{}, {}]
-    for number, encoded in enumerate(prompts):
+    for encoded in counted:
         edits = every_edit(model, "head", len(encoded.ids), by_position=False)
         with suppress(PromptError):  # it fails in its own trial, which says why
             for found in _patch(model, config, encoded, edits, memory=memory).effects:
                 (edit,) = edits_of(found.row)
                 assert edit.head is not None
-                effects[number % 2].setdefault((edit.layer, edit.head), []).append(found.effect)
-    chosen = [strongest(of_half, config.top_heads) for of_half in reversed(effects)]
-    return Fitted(state={encoded.prompt: chosen[i % 2] for i, encoded in enumerate(prompts)})
+                of_half = effects[half[encoded.prompt]]
+                of_half.setdefault((edit.layer, edit.head), []).append(found.effect)
+    chosen = [strongest(found, config.top_heads) for found in reversed(effects)]
+    return Fitted(state={one.prompt: chosen[half.get(one.prompt, 0)] for one in prompts})
 
 
 def _fit_cost(config: ActivationPatchingConfig, model: Mapping[str, Any], n_prompts: int) -> float:
@@ -162,6 +168,7 @@ def _fit_cost(config: ActivationPatchingConfig, model: Mapping[str, Any], n_prom
     prompts="ioi:6",
     roles=("corrupted", "answer", "wrong_answer"),
     aligned=True,
+    gate="pair",
     conditions=_conditions,
     cost=_cost,
     check=_check,

@@ -97,6 +97,7 @@ def _cost(
     prompts="ioi:4",
     roles=("corrupted", "answer", "wrong_answer"),
     aligned=True,
+    gate="pair",
     conditions=_conditions,
     cost=_cost,
     sites=lambda config: ("resid_pre", *config.sites),

@@ -11,6 +11,7 @@ from mlux.engine import HookedModel
 from mlux.engine.arrays import numbers
 from mlux.engine.trials import PromptBatch, Trial
 from mlux.errors import PromptError
+from mlux.methods.baseline import differ
 from mlux.methods.edits import Edit, every_edit
 from mlux.methods.mediators import Mediated, mediated_effects, neuron_effects
 from mlux.methods.neurons import layers_with_neurons, neurons
@@ -103,6 +104,7 @@ def _cost(
     prompts="facts:6",
     roles=("corrupted", "answer", "wrong_answer"),
     aligned=True,
+    gate="pair",
     conditions=_conditions,
     cost=_cost,
     sites=lambda config: (
@@ -131,7 +133,8 @@ def causal_mediation(
                 f"Mediation needs two prompts of equal length; they have {len(source)} and "
                 f"{len(target)} tokens."
             )
-        total = _difference(model, trial, source) - _difference(model, trial, target)
+        ends = [_difference(model, trial, ids) for ids in (source, target)]
+        total = ends[0] - ends[1]
         if control == "self":
             source = target
         found = _effects(model, config, batch, trial, source, target)
@@ -140,7 +143,7 @@ def causal_mediation(
             layer, head = _place(one)
             yield trial, at("mediation_indirect", one.indirect, layer=layer, head=head)
             yield trial, at("mediation_direct", one.direct, layer=layer, head=head)
-            if total:
+            if differ(*ends):
                 yield trial, at("mediated_share", one.indirect / total, layer=layer, head=head)
 
 

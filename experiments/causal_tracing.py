@@ -122,6 +122,7 @@ def _check(
     metrics=METRICS,
     prompts="facts:6",
     roles=("subject", "answer"),
+    gate="answer",
     conditions=_conditions,
     cost=_cost,
     check=_check,

@@ -81,6 +81,7 @@ def _cost(
     metrics=METRICS,
     prompts="ioi",
     roles=("answer", "wrong_answer"),
+    gate="contrast",
     conditions=_conditions,
     cost=_cost,
     sites=("sum", "norm", "lens"),

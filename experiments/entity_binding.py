@@ -13,6 +13,7 @@ from mlux.engine.batching import pad
 from mlux.engine.spans import Span, subject_span, text_span
 from mlux.engine.trials import PromptBatch, Trial
 from mlux.errors import PromptError
+from mlux.methods.baseline import require_difference
 from mlux.methods.entity_binding import Binding, exchanged, find_binding
 from mlux.methods.prompt_rows import prompts_in_budget, prompts_pass
 from mlux.methods.scores import logit_diff, scored_logits
@@ -71,6 +72,7 @@ def _cost(
     prompts="two_hop_in_context",
     roles=("corrupted", "answer", "wrong_answer", "subject", "label"),
     aligned=True,
+    gate="pair",
     conditions=_conditions,
     cost=_cost,
     sites=("resid_pre",),
@@ -109,11 +111,7 @@ def _exchange(
         logit_diff(scored_logits(model, others.tokens, others.last), answers, wrong)
     )
     for row, trial in enumerate(trials):
-        if clean[row] == corrupted[row]:
-            raise PromptError(
-                f"The model does not tell {trial.encoded.prompt.text!r} from its corrupted form, "
-                "so no effect can be normalised."
-            )
+        require_difference(clean[row], corrupted[row])
         yield trial, Values(metric="clean_logit_diff", values=clean[row])
         yield trial, Values(metric="corrupted_logit_diff", values=corrupted[row])
     for layer, logits in exchanged(model, base, spans, layers=range(len(model.layers))):

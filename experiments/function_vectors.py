@@ -157,6 +157,7 @@ def _fit(
     prompts: Sequence[EncodedPrompt],
     seed: int,
     memory: int = MEMORY,
+    solved: Sequence[bool] = (),
 ) -> Fitted:
     tasks = [prompt.prompt.label or "" for prompt in prompts]
     sums = {one.task: one.terms(tasks) for one in config.compositions}
@@ -170,7 +171,7 @@ def _fit(
     corrupted_outputs = outputs_at_last(model, corrupted)
     answers = [prompt.answer or 0 for prompt in prompts]
     effects = halves.effects(model, corrupted, answers, clean_outputs, memory=memory)
-    heads = [top_heads(halves.average(effects, half), config.n_heads) for half in HALVES]
+    heads = [top_heads(halves.average(effects, half, solved), config.n_heads) for half in HALVES]
     kinds = {"function": (heads, clean_outputs), "corrupted prompts": (heads, corrupted_outputs)}
     for draw in range(1, config.n_random + 1):
         drawn = [other_heads(model, heads[half], f"{seed} {half} {draw}") for half in HALVES]
@@ -232,6 +233,7 @@ def _cost(
     metrics=METRICS,
     prompts=few_shot_prompts,
     roles=("corrupted", "answer", "label"),
+    gate="answer",
     conditions=_conditions,
     cost=_cost,
     check=_check,

@@ -107,13 +107,15 @@ def _fit(
     prompts: Sequence[EncodedPrompt],
     seed: int,
     memory: int = MEMORY,
+    solved: Sequence[bool] = (),
 ) -> Fitted:
     """The heads that receive: those of the largest mean direct effect on the logits."""
     if config.heads != ("top",):
         return Fitted(state=named_heads(config.heads))
     effects: dict[Head, list[float]] = {head: [] for head in every_head(model)}
     senders = [edit for edit in every_sender(model) if edit.head is not None]
-    for encoded in prompts:
+    counted = [one for one, good in zip(prompts, solved, strict=True) if good] if solved else []
+    for encoded in counted or prompts:
         with suppress(PromptError):  # it fails in its own trial, which says why
             for one in _patch(model, config, encoded, senders, [], memory):
                 assert one.sender.head is not None
@@ -127,6 +129,7 @@ def _fit(
     prompts="induction:8",
     roles=("corrupted", "answer", "wrong_answer"),
     aligned=True,
+    gate="pair",
     conditions=_conditions,
     cost=_cost,
     check=_check,

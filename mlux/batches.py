@@ -9,6 +9,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
+from mlux import gate
 from mlux.errors import ExperimentError, MluxError, RunError
 from mlux.plan import Prepared
 from mlux.registry import Experiment
@@ -39,12 +40,14 @@ def _compute(
     from mlux.engine import memory
 
     memory.seed(prepared.batch_seed(number))
-    prompts = prepared.prompt_batch(number, batch, fitted)
-    results: dict[int, list[Result]] = {trial: [] for trial in batch}
+    results: dict[int, list[Result]] = {trial: _baseline(prepared, trial) for trial in batch}
     ran: dict[int, dict[str, Sequence[int]]] = {trial: {} for trial in batch}
-    yielded = prepared.experiment.run(prepared.model, prepared.config, prompts)
+    counted = prepared.counted
+    taken = [trial for trial in batch if counted[prepared.trials[trial].prompt]]
+    prompts = prepared.prompt_batch(number, taken, fitted) if taken else ()
+    yielded = prepared.experiment.run(prepared.model, prepared.config, prompts) if taken else ()
     for item in _iterated(yielded, prepared.experiment.name):
-        trial, result = _pair(item, prompts.trials, prepared.experiment.name)
+        trial, result = _pair(item, list(prompts), prepared.experiment.name)
         if isinstance(result, RanTokens):
             ran[trial.number][result.role] = result.token_ids
             continue
@@ -54,14 +57,36 @@ def _compute(
             result = on_host_arrays(result)
         results[trial.number].append(result)
     finished = {}
-    for trial in prompts:
-        tokens = ran[trial.number] | {"clean": trial.encoded.ids}
-        if trial.encoded.corrupted is not None:
-            tokens["corrupted"] = trial.encoded.corrupted
-        finished[trial.number] = FinishedTrial(
-            trial=trial.number, results=results[trial.number], tokens=tokens
+    for trial_number in batch:
+        encoded = prepared.encoded[prepared.trials[trial_number].prompt]
+        tokens = ran[trial_number] | {"clean": encoded.ids}
+        if encoded.corrupted is not None:
+            tokens["corrupted"] = encoded.corrupted
+        finished[trial_number] = FinishedTrial(
+            trial=trial_number,
+            results=results[trial_number],
+            tokens=tokens,
+            unsolved=_unsolved(prepared, trial_number),
         )
     return finished
+
+
+def _baseline(prepared: Prepared, trial: int) -> list[Result]:
+    """What the gate found of a trial's prompt, to be stored with it."""
+    if prepared.baselines is None:
+        return []
+    found = prepared.baselines[prepared.trials[trial].prompt]
+    values = {gate.GAP.name: found.gap, gate.SOLVED.name: float(found.unsolved is None)}
+    results: list[Result] = [Values(metric=name, values=value) for name, value in values.items()]
+    for result in results:
+        _refuse_nan(result)
+    return results
+
+
+def _unsolved(prepared: Prepared, trial: int) -> str | None:
+    if prepared.baselines is None:
+        return None
+    return prepared.baselines[prepared.trials[trial].prompt].unsolved
 
 
 def _iterated(yielded: Any, name: str) -> Iterator[Any]:

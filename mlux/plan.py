@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from mlux import params as parameters
 from mlux import prompts as prompt_sets
 from mlux import registry
 from mlux.errors import ModelError, ParameterError
+from mlux.gate import MIN_GAP, Baseline, GateOptions, sentence
 from mlux.limits import check as check_range
 from mlux.prompts import PromptSet
 from mlux.provenance import environment
@@ -46,6 +48,9 @@ class Plan:
         dtype: What the model computes in.
         stored_dtype: What its weights are stored in.
         unread: Settings of config.json that mlx-lm does not read.
+        n_unsolved: Prompts of which the model does not do what the experiment takes for granted;
+            None if untimed, or nothing is taken for granted.
+        keep_unsolved: Whether these are computed all the same.
     """
 
     experiment: str
@@ -64,6 +69,13 @@ class Plan:
     dtype: str
     stored_dtype: str
     unread: tuple[str, ...] = ()
+    n_unsolved: int | None = None
+    keep_unsolved: bool = False
+
+    @property
+    def gate_sentence(self) -> str | None:
+        """What a person has to know of the prompts that are not solved; None if all are."""
+        return sentence(self.n_unsolved or 0, self.n_prompts, kept=self.keep_unsolved)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +89,7 @@ class Prepared:
         trials: The trials in their order; a trial's number is its place here.
         batches: The numbers of the trials that run together. They depend on the plan alone, so
             that a resumed run computes every number in the batch it would have had.
+        gate: What a person asks of the baseline gate.
     """
 
     experiment: Experiment
@@ -91,14 +104,40 @@ class Prepared:
     memory: int
     dropped: tuple[str, ...] = ()
     n_long_answers: int = 0
+    gate: GateOptions = field(default_factory=GateOptions)
+
+    @cached_property
+    def baselines(self) -> tuple[Baseline, ...] | None:
+        """What the unedited model makes of each prompt; None if nothing is taken for granted."""
+        if self.experiment.gate is None:
+            return None
+        from mlux.methods.baseline import baselines
+
+        kind, gap = self.experiment.gate, self.gate.min_gap
+        return baselines(self.model, self.encoded, kind, min_gap=gap, rows=self.batch_size)
+
+    @property
+    def counted(self) -> tuple[bool, ...]:
+        """Whether each prompt is computed: it is solved, or kept all the same."""
+        if self.baselines is None or self.gate.keep_unsolved:
+            return (True,) * len(self.encoded)
+        return tuple(baseline.unsolved is None for baseline in self.baselines)
+
+    @property
+    def n_unsolved(self) -> int | None:
+        """How many prompts are not solved; None if nothing is taken for granted."""
+        found = self.baselines
+        return None if found is None else sum(one.unsolved is not None for one in found)
 
     def fit(self) -> Fitted:
         """What the experiment learns from all prompts before its first trial."""
         if self.experiment.fit is None:
             return Fitted(state=None)
-        swept = "memory" in signature(self.experiment.fit).parameters
-        budget = {"memory": self.memory} if swept else {}
-        return self.experiment.fit(self.model, self.config, self.encoded, self.seed, **budget)
+        taken = signature(self.experiment.fit).parameters
+        more: dict[str, Any] = {"memory": self.memory} if "memory" in taken else {}
+        if "solved" in taken:
+            more["solved"] = self.counted
+        return self.experiment.fit(self.model, self.config, self.encoded, self.seed, **more)
 
     def batch_seed(self, number: int) -> int:
         """The seed of a batch, so that what is drawn does not depend on what ran before."""
@@ -120,7 +159,11 @@ class Prepared:
         )
 
     def plan(self, *, timed: bool = False) -> Plan:
-        """What it would do, in numbers; with `timed`, one batch runs to say how long it takes."""
+        """What it would do, in numbers.
+
+        With `timed`, one batch runs to say how long it takes, and every prompt once, as it is, to
+        say how many are solved.
+        """
         costs = [
             self.experiment.cost(
                 self.config,
@@ -131,6 +174,8 @@ class Prepared:
             for trial in self.trials
         ]
         passes = self._fit_cost() + sum(cost.forward_passes for cost in costs)
+        if self.experiment.gate:
+            passes += len(self.encoded) * (2 if self.experiment.gate == "pair" else 1)
         return Plan(
             experiment=self.experiment.name,
             model=self.model.identity.name,
@@ -148,6 +193,8 @@ class Prepared:
             dtype=self.model.config["dtype"],
             stored_dtype=self.model.stored_dtype,
             unread=self.model.unread_settings,
+            n_unsolved=self.n_unsolved if timed else None,
+            keep_unsolved=self.gate.keep_unsolved,
         )
 
     def _seconds_a_pass(self) -> float:
@@ -192,7 +239,7 @@ class Prepared:
             model=self.model.identity,
             prompts=self.prompts,
             trials=self.trials,
-            params=asdict(self.config),
+            params=asdict(self.config) | (asdict(self.gate) if experiment.gate else {}),
             seed=self.seed,
             batch_size=self.batch_size,
             memory_bytes=self.memory,
@@ -222,6 +269,8 @@ def prepare(
     adapter: str | Path | None = None,
     dtype: str | None = None,
     bad_prompts: "BadPrompts" = "fail",
+    keep_unsolved: bool = False,
+    min_gap: float | None = None,
 ) -> Prepared:
     """Checks and loads everything that a run needs; see `mlux.run_experiment` for the arguments.
 
@@ -234,6 +283,8 @@ def prepare(
         raise ParameterError("seed is None; leave it out for 0.")
     for option, value in {"seed": seed, "batch_size": batch_size, "memory": memory}.items():
         check_range(option, value)
+    least = MIN_GAP if min_gap is None else min_gap
+    gate = GateOptions(min_gap=least, keep_unsolved=keep_unsolved)
     given = _given_prompts(experiment, prompts)
     if isinstance(model, str | Path):
         model = load_model(str(model), None if adapter is None else str(adapter), dtype)
@@ -252,6 +303,7 @@ def prepare(
         batch_size=batch_size,
         memory=memory,
         bad_prompts=bad_prompts,
+        gate=gate,
     )
 
 
@@ -292,6 +344,7 @@ def assemble(
     batch_size: int | None,
     memory: int | None,
     bad_prompts: "BadPrompts" = "fail",
+    gate: GateOptions | None = None,
 ) -> Prepared:
     """The trials and batches of an experiment, from parts that are already checked.
 
@@ -337,6 +390,7 @@ def assemble(
         memory=memory or MEMORY,
         dropped=screened.dropped,
         n_long_answers=screened.n_long_answers,
+        gate=gate or GateOptions(),
     )
 
 

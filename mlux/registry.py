@@ -20,6 +20,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlux import gate as gates
 from mlux.declaration import config_of, line_of, metrics_of, place
 from mlux.errors import ExperimentError, MluxError, UnknownNameError
 from mlux.prompts import Prompt
@@ -39,7 +40,7 @@ A condition with the name `control` controls the one with the same other values 
 """
 Fit = Callable[..., Fitted]
 """fn(model, config, prompts, seed) learns from all `EncodedPrompt`s what the trials need; with a
-parameter `memory` it gets the bytes of the run's budget too."""
+parameter `memory` it gets the bytes of the run's budget too, with `solved` which prompts count."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,7 @@ class Experiment:
         roles: The prompt roles that it needs.
         aligned: Whether it compares positions of the clean and the corrupted prompt, which then
             have to have as many tokens.
+        gate: What it takes for granted of the unedited model; None if nothing.
         conditions: What every prompt is run under; one empty condition by default.
         cost: What one trial costs.
         check: Whether model, options and `EncodedPrompt`s fit together, told before anything runs.
@@ -97,6 +99,7 @@ class Experiment:
     prompts: str | MakePrompts
     roles: tuple[str, ...]
     aligned: bool
+    gate: gates.Kind | None
     conditions: Conditions
     cost: EstimateCost
     check: Check
@@ -129,6 +132,7 @@ def experiment(
     prompts: str | MakePrompts,
     roles: Sequence[str] = (),
     aligned: bool = False,
+    gate: gates.Kind | None = None,
     conditions: Conditions = lambda config, model: [{}],
     cost: EstimateCost = lambda config, model, condition, n_tokens: Cost(
         forward_passes=1, values=1
@@ -155,6 +159,8 @@ def experiment(
         roles: Prompt roles that it needs, such as `answer`, which then has to be one token.
         aligned: Whether it compares positions of the clean and the corrupted prompt: prompts where
             the two differ in length are then reported before anything runs.
+        gate: What it takes for granted of the unedited model, on a prompt: `pair`, `contrast` or
+            `answer` (see `mlux.gate`). Prompts of which it is not true are left out, and said.
         conditions: `fn(config, model_config)`, the conditions every prompt is run under.
         cost: `fn(config, model_config, condition, n_tokens)`, what one trial costs.
         check: `fn(model, config, prompts, seed)`, called once the prompts are in tokens,
@@ -164,7 +170,8 @@ def experiment(
         fit: `fn(model, config, prompts, seed)`, run once before the first trial (and again by a
             resume): what it returns is `batch.fitted` in every trial. It may depend on its
             arguments only, so that a resumed run has the same. Where it sweeps, it takes the
-            run's budget by a further parameter `memory`, in bytes.
+            run's budget by a further parameter `memory`, in bytes; with a gate, which prompts
+            count, by a further parameter `solved`, a truth value for each.
         fit_cost: `fn(config, model_config, n_prompts)`, the forward passes that `fit` takes.
         sites: The kinds of sites that it needs, such as `resid_post` and `head`, and `lens` if it
             uses the model's head on other layers; or `fn(config)` that says so.
@@ -177,14 +184,16 @@ def experiment(
 
     def register(run: Run) -> Experiment:
         config = config_of(run)
+        _require_gate(run, config, gate, roles)
         return Experiment(
             name=run.__name__,
             run=run,
             config=config,
-            metrics=metrics_of(run, metrics),
+            metrics=metrics_of(run, [*metrics, *(gates.METRICS if gate else ())]),
             prompts=prompts,
             roles=tuple(roles),
             aligned=aligned,
+            gate=gate,
             conditions=conditions,
             cost=cost,
             check=check,
@@ -197,6 +206,13 @@ def experiment(
         )
 
     return register
+
+
+def _require_gate(run: Run, config: type, gate: gates.Kind | None, roles: Sequence[str]) -> None:
+    try:
+        gates.require_fitting(gate, roles, [option.name for option in fields(config)])
+    except ExperimentError as error:
+        raise ExperimentError(f"{place(run)}: {run.__name__}: {error}") from None
 
 
 def names() -> list[str]:

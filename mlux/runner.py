@@ -15,6 +15,7 @@ from mlux import display, registry
 from mlux import params as parameters
 from mlux.errors import RunError
 from mlux.execution import execute
+from mlux.gate import sentence, split
 from mlux.limits import check as check_range
 from mlux.plan import Plan, Prepared, assemble, load_model, prepare, require_checked
 from mlux.prompts import PromptSet, load
@@ -54,6 +55,9 @@ class Run:
         identical: Finished runs that had computed the same before, the newest first.
         status: `done`, or `failed` if a trial failed.
         seconds: Time spent computing, this time.
+        n_unsolved: Prompts of which the model does not do what the experiment takes for granted;
+            None if nothing is taken for granted.
+        keep_unsolved: Whether these were computed all the same.
     """
 
     uid: str
@@ -63,8 +67,16 @@ class Run:
     n_trials: int
     n_failed: int
     seconds: float
+    n_prompts: int = 0
+    n_unsolved: int | None = None
+    keep_unsolved: bool = False
     is_new: bool = True
     identical: tuple[str, ...] = ()
+
+    @property
+    def gate_sentence(self) -> str | None:
+        """What a person has to know of the prompts that are not solved; None if all are."""
+        return sentence(self.n_unsolved or 0, self.n_prompts, kept=self.keep_unsolved)
 
     def _repr_html_(self) -> str:
         """A table for notebooks, with what to type next."""
@@ -73,6 +85,7 @@ class Run:
             "model": self.model,
             "status": self.status,
             "trials": f"{self.n_trials - self.n_failed} of {self.n_trials}",
+            "baseline": self.gate_sentence,
             "seconds": f"{self.seconds:.1f}",
             "draw it": f"charts.chart_for({self.uid!r})",
         }
@@ -94,6 +107,8 @@ def run_experiment(
     adapter: str | Path | None = None,
     dtype: str | None = None,
     bad_prompts: "BadPrompts" = "fail",
+    keep_unsolved: bool = False,
+    min_gap: float | None = None,
     db: str | Path | None = None,
     max_failures: int | None = None,
     skip_existing: bool = False,
@@ -119,6 +134,10 @@ def run_experiment(
         bad_prompts: What becomes of prompts that the experiment cannot use, or of whose answer it
             would score the first of several tokens: `fail` runs nothing, `drop` leaves them out,
             `keep` scores first tokens.
+        keep_unsolved: Whether prompts of which the model does not do what the experiment takes for
+            granted are computed all the same (see `mlux.gate`).
+        min_gap: Logits between a prompt and its corrupted form below which no effect is
+            normalised; by default 1.
         db: The database; by default `$MLUX_DB`, or `mlux.db` in this folder.
         max_failures: Stop when more trials than this have failed; by default a trial that fails
             is marked and the run goes on.
@@ -149,6 +168,8 @@ def run_experiment(
         adapter=adapter,
         dtype=dtype,
         bad_prompts=bad_prompts,
+        keep_unsolved=keep_unsolved,
+        min_gap=min_gap,
     )
     with Store.open(db or default_location(), write=True) as store:
         require_checked(prepared, store)
@@ -175,12 +196,15 @@ def plan_experiment(
     adapter: str | Path | None = None,
     dtype: str | None = None,
     bad_prompts: "BadPrompts" = "fail",
+    keep_unsolved: bool = False,
+    min_gap: float | None = None,
     db: str | Path | None = None,
     timed: bool = False,
 ) -> Plan:
     """What `run_experiment` would do with the same arguments; nothing is run or stored.
 
-    With `timed`, one batch runs through the model, to say how long all would take.
+    With `timed`, one batch runs through the model, to say how long all would take, and every prompt
+    once, to say how many it solves.
 
     Raises:
         MluxError: As `run_experiment`.
@@ -196,6 +220,8 @@ def plan_experiment(
         adapter=adapter,
         dtype=dtype,
         bad_prompts=bad_prompts,
+        keep_unsolved=keep_unsolved,
+        min_gap=min_gap,
     )
     location = db or default_location()
     if "://" in str(location) or Path(location).exists():
@@ -299,7 +325,8 @@ def prepare_again(stored: StoredRun) -> Prepared:
     model = load_model(stored.model.source, stored.model.adapter_source)
     if model.config["dtype"] != stored.model.dtype:  # what this device computes in by default
         model = load_model(stored.model.source, stored.model.adapter_source, stored.model.dtype)
-    config = parameters.build(experiment.config, stored.params, experiment=experiment.name)
+    params, gate = split(stored.params) if experiment.gate else (stored.params, None)
+    config = parameters.build(experiment.config, params, experiment=experiment.name)
     return assemble(
         experiment,
         config,
@@ -309,6 +336,7 @@ def prepare_again(stored: StoredRun) -> Prepared:
         batch_size=stored.batch_size,
         bad_prompts="keep",  # what was not to be there was left out when the run began
         memory=stored.memory_bytes,
+        gate=gate,
     )
 
 
@@ -331,6 +359,9 @@ def _work(
         n_trials=len(prepared.trials),
         n_failed=len(ended.failed),
         seconds=ended.seconds,
+        n_prompts=len(prepared.prompts.prompts),
+        n_unsolved=prepared.n_unsolved,
+        keep_unsolved=prepared.gate.keep_unsolved,
     )
 
 
@@ -343,5 +374,8 @@ def _ended(stored: StoredRun, prepared: Prepared) -> Run:
         n_trials=len(stored.trials),
         n_failed=stored.counts["failed"],
         seconds=stored.seconds or 0.0,
+        n_prompts=len(stored.prompts.prompts),
+        n_unsolved=stored.n_unsolved if prepared.experiment.gate else None,
+        keep_unsolved=prepared.gate.keep_unsolved,
         is_new=False,
     )

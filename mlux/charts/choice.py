@@ -20,6 +20,7 @@ from mlux.errors import MluxError, ParameterError, RunError, UnknownNameError
 from mlux.results import Metric
 from mlux.store import load_run, resolve_run
 from mlux.store.frames import Database, Runs, opened
+from mlux.store.records import StoredRun
 
 CHARTS = {
     "layer_profile": "a metric by layer, with bands",
@@ -76,14 +77,31 @@ def chart_for(
         if chart is None:
             chosen = suggested(uids, shared, metric, store)
             if not chosen:
-                raise RunError(_nothing(uids, [run.metrics for run in stored]))
+                said = [f"Run {run.uid}: {text}" for run in stored if (text := run.gate_sentence)]
+                nothing = _nothing(uids, [run.metrics for run in stored])
+                raise RunError(" ".join([nothing, *said]))
             chart, metric = chosen[0].chart, chosen[0].metric
         drawn = _draw(chart, uids, shared, metric, prompt, store)
+        _say(drawn.chart, stored)
         facts = {"runs": uids, "chart": chart, "metric": drawn.metric, "heads": drawn.heads}
         facts |= {"prompts": list(drawn.prompts), "condition": drawn.condition}
         facts["controls"] = drawn.controls
         marked: Chart = drawn.chart.properties(usermeta={"mlux": facts})
         return marked
+
+
+def _say(chart: Any, runs: Sequence[StoredRun]) -> None:
+    """Adds below the title how many prompts are solved, where it is not all of them."""
+    several = len(runs) > 1
+    lines = [
+        f"{run.model_label}: {run.gate_sentence}" if several else run.gate_sentence
+        for run in runs
+        if run.gate_sentence
+    ]
+    title: Any = getattr(chart, "title", None)
+    if lines and hasattr(title, "subtitle"):
+        before = title.subtitle if isinstance(title.subtitle, list) else []
+        title.subtitle = [*before, *lines]
 
 
 def _nothing(uids: Sequence[str], metrics: Sequence[Sequence[Metric]]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from mlux import compare
+from mlux import compare, gate
 from mlux.charts import data
 from mlux.charts.lines import condition_parts
 from mlux.errors import ParameterError, UnknownNameError
@@ -63,7 +63,11 @@ def suggested(
     found: list[Suggestion] = []
     if metric is None and len(contributions(shared)) > 1:
         found.append(Suggestion(chart="attribution_waterfall", metric=None))
+    # What the gate found is drawn if it is asked for; elsewhere the sentence says it.
+    passed = {item.name for item in gate.METRICS}
     for item in wanted:
+        if metric is None and item.name in passed:
+            continue
         found += [
             Suggestion(chart=name, metric=item.name)
             for name in _by_axes(compare.layer_results(uids, item.name, db))

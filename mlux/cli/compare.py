@@ -145,7 +145,13 @@ def _side_by_side(
 ) -> "DataFrame":
     """The mean of each run in a column of its own."""
     from mlux import compare
+    from mlux.store import load_run, resolve_run
 
+    store = settings.read()
+    for run in runs:
+        stored = load_run(store, resolve_run(store, run))
+        if stored.gate_sentence:
+            sentence(f"Note: Run {stored.uid}: {stored.gate_sentence}")
     return compare.pivot(runs, metric=metric, by=by, db=settings.location).reset_index()
 
 

@@ -27,6 +27,7 @@ PLAN_COLUMNS = (
     "forward_passes",
     "seconds",
     "bytes",
+    "n_unsolved",
 )
 
 
@@ -107,6 +108,18 @@ PLAN_COLUMNS = (
     "out, or score first tokens.",
 )
 @click.option(
+    "--keep-unsolved",
+    is_flag=True,
+    help="Also compute prompts of which the model does not do what the experiment takes for "
+    "granted; default: they are left out.",
+)
+@click.option(
+    "--min-gap",
+    metavar="LOGITS",
+    type=float,
+    help="Least difference of prompt and corrupted prompt that effects are divided by; default: 1.",
+)
+@click.option(
     "--max-failures",
     metavar="N",
     type=Limited("max_failures"),
@@ -152,6 +165,8 @@ def command(
     plans = [runner.plan_experiment(**job, db=settings.location, timed=dry_run) for job in jobs]
     if dry_run:
         show_records([asdict(plan) for plan in plans], output, PLAN_COLUMNS)
+        for plan in plans:
+            note_gate(plan.experiment, plan.model, plan.gate_sentence)
         return
     with Store.open(settings.location, write=True):
         pass  # said now, if the database cannot be written
@@ -172,6 +187,7 @@ def command(
             note(f"{of} in {_precision(plans[number - 1])}")
             runs.append(runner.run_experiment(**job, **filed, progress=sys.stderr.isatty()))
             note_identical(runs[-1])
+            note_gate(runs[-1].experiment, runs[-1].model, runs[-1].gate_sentence)
             if output == "table":
                 echo_run(runs[-1])
     finally:
@@ -224,6 +240,12 @@ def note_identical(run: "Run") -> None:
             f"Note: run {run.identical[0]} had computed the same already; "
             "--skip-existing would have used it."
         )
+
+
+def note_gate(experiment: str, model: str, sentence: str | None) -> None:
+    """Says how many prompts do not show what the experiment takes for granted."""
+    if sentence is not None:
+        note(f"Note: {experiment} on {model}: {sentence}")
 
 
 def echo_run(run: "Run") -> None:

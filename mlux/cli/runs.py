@@ -150,6 +150,7 @@ def _parts(run: "StoredRun") -> dict[str, Any]:
     return {
         "run": {"run": run.uid} | {name: known[name] for name in facts + ends},
         "trials": dict(run.counts),
+        "baseline": _baseline(run),
         "experiment": {
             name: known[name] for name in ("experiment", "description", "paper", "code_hash")
         },
@@ -165,6 +166,25 @@ def _parts(run: "StoredRun") -> dict[str, Any]:
         "environment": known["environment"],
         "events": list(known["events"]),
         "failures": [{"trial": trial, "error": error} for trial, error in run.failures.items()],
+    }
+
+
+def _baseline(run: "StoredRun") -> dict[str, Any]:
+    """How many prompts passed the gate, and why each other one did not."""
+    from mlux.gate import SOLVED
+
+    if SOLVED.name not in [metric.name for metric in run.metrics]:
+        return {}
+    total = len(run.prompts.prompts)
+    reasons = {run.trials[trial].prompt: reason for trial, reason in run.unsolved.items()}
+    texts = [prompt.text for prompt in run.prompts.prompts]
+    return {
+        "solved": f"{total - run.n_unsolved} of {total} prompts",
+        "note": run.gate_sentence,
+        "unsolved": [
+            {"prompt": texts[number], "reason": reason}
+            for number, reason in sorted(reasons.items())
+        ],
     }
 
 
@@ -184,11 +204,12 @@ def resume(settings: Settings, run: str, max_failures: int | None) -> None:
     takes trials of its own; start it as often as the machine bears.
     """
     from mlux import runner
-    from mlux.cli.run import echo_run, fail_unless_done
+    from mlux.cli.run import echo_run, fail_unless_done, note_gate
 
     finished = runner.resume(
         run, db=settings.location, max_failures=max_failures, progress=sys.stderr.isatty()
     )
+    note_gate(finished.experiment, finished.model, finished.gate_sentence)
     echo_run(finished)
     fail_unless_done([finished])
 
@@ -204,11 +225,12 @@ def rerun(settings: Settings, run: str, max_failures: int | None) -> None:
     of today. See what changed with: mlux runs show --diff
     """
     from mlux import runner
-    from mlux.cli.run import echo_run, fail_unless_done
+    from mlux.cli.run import echo_run, fail_unless_done, note_gate
 
     finished = runner.rerun(
         run, db=settings.location, max_failures=max_failures, progress=sys.stderr.isatty()
     )
+    note_gate(finished.experiment, finished.model, finished.gate_sentence)
     echo_run(finished)
     fail_unless_done([finished])
 

@@ -92,4 +92,6 @@ def notes(a: Sequence[RunFacts], b: Sequence[RunFacts]) -> list[str]:
     for run in (*a, *b):
         if run.status != "done":
             found.append(f"Run {run.uid} is {run.status}; {run.missing} trials are missing.")
+        if run.gate_sentence:
+            found.append(f"Run {run.uid}: {run.gate_sentence}")
     return list(dict.fromkeys(found))

@@ -7,10 +7,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from mlux.gate import sentence
+
 _FACTS = """
 SELECT r.uid, e.name AS experiment, m.label AS model, s.name AS prompts,
   s.content_hash AS prompts_hash, r.seed, r.code_hash, r.status, m.quant_bits, m.quant_group_size,
-  (SELECT count(*) FROM trials AS t WHERE t.run_id = r.id AND t.status <> 'done') AS missing
+  (SELECT count(*) FROM trials AS t WHERE t.run_id = r.id AND t.status <> 'done') AS missing,
+  (SELECT count(DISTINCT t.prompt_id) FROM trials AS t WHERE t.run_id = r.id) AS n_prompts,
+  (SELECT count(DISTINCT t.prompt_id) FROM trials AS t WHERE t.run_id = r.id
+    AND t.status = 'done' AND t.error IS NOT NULL) AS n_unsolved
 FROM runs AS r
 JOIN experiments AS e ON e.id = r.experiment_id
 JOIN models AS m ON m.id = r.model_id
@@ -29,6 +34,7 @@ class RunFacts:
         prompts_hash: Of the prompts in their order.
         quant_bits: The width of the model's weights; None if they are not quantised.
         missing: How many trials are not done.
+        n_unsolved: Prompts, of `n_prompts`, that did not pass the baseline gate.
         params: The experiment's options.
     """
 
@@ -43,7 +49,15 @@ class RunFacts:
     quant_bits: int | None
     quant_group_size: int | None
     missing: int
+    n_prompts: int
+    n_unsolved: int
     params: Mapping[str, Any]
+
+    @property
+    def gate_sentence(self) -> str | None:
+        """What a person has to know of the prompts that are not solved; None if all are."""
+        kept = bool(self.params.get("keep_unsolved"))
+        return sentence(self.n_unsolved, self.n_prompts, kept=kept)
 
     @property
     def width(self) -> str:

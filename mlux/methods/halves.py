@@ -127,14 +127,22 @@ class Halves:
                     found[layer][number] = values
         return found
 
-    def average(self, effects: Effects, half: int) -> dict[int, list[float]]:
+    def average(
+        self, effects: Effects, half: int, solved: Sequence[bool] = ()
+    ) -> dict[int, list[float]]:
         """The average indirect effect of each head over the prompts of one half, by layer.
 
         Tasks count equally, however many prompts they have.
+
+        Args:
+            effects: Of every prompt.
+            half: The half.
+            solved: Whether each prompt counts; without a prompt that does, all of the half do.
         """
-        of_tasks = [
-            mx.array(list(members)) for (_, of), members in self.members.items() if of == half
-        ]
+        every = [list(members) for (_, of), members in self.members.items() if of == half]
+        counted = [[number for number in of_task if solved[number]] for of_task in every if solved]
+        of_tasks = [mx.array(of_task) for of_task in counted if of_task]
+        of_tasks = of_tasks or [mx.array(of_task) for of_task in every]
         averages = {}
         for layer, values in effects.items():
             rows = mx.array(values)  # [n_prompts, n_heads]

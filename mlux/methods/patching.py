@@ -24,6 +24,7 @@ from mlux.engine import HookedModel
 from mlux.engine.arrays import numbers
 from mlux.engine.trials import MEMORY
 from mlux.errors import ParameterError, PromptError
+from mlux.methods.baseline import require_difference
 from mlux.methods.edits import Edit, Row, SiteName, every_edit
 from mlux.methods.scores import answer_logprob, kl_divergence, logit_diff, scored_logits
 from mlux.methods.sweeps import sweep_edits
@@ -120,7 +121,7 @@ def activation_patching(
         )
     ends = [_last_logits(model, ids) for ids in (clean, corrupted)]
     at_clean, at_corrupted = (numbers(logit_diff(x, answer, wrong_answer))[0] for x in ends)
-    _require_difference(at_clean, at_corrupted)
+    require_difference(at_clean, at_corrupted)
     base, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
     span = at_clean - at_corrupted if direction == "denoising" else at_corrupted - at_clean
     effects: list[PatchEffect] = []
@@ -152,14 +153,6 @@ def activation_patching(
 
 def _last_logits(model: HookedModel, ids: Sequence[int]) -> mx.array:
     return scored_logits(model, mx.array([list(ids)]), mx.array([len(ids) - 1]))
-
-
-def _require_difference(clean: float, corrupted: float) -> None:
-    if abs(clean - corrupted) <= 1e-6 * max(1.0, abs(clean)):
-        raise PromptError(
-            f"The clean and the corrupted prompt have the same logit difference ({clean:.3g}), "
-            "so no effect can be normalised."
-        )
 
 
 def elsewhere(

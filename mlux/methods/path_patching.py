@@ -25,6 +25,7 @@ from mlux.engine.lanes import side_by_side
 from mlux.engine.passes import Hook
 from mlux.engine.trials import MEMORY
 from mlux.errors import ModelError, PromptError
+from mlux.methods.baseline import require_difference
 from mlux.methods.budget import batches_in_budget
 from mlux.methods.edits import Edit, every_edit, layers_with, replacing
 from mlux.methods.scores import logit_diff
@@ -187,11 +188,7 @@ def path_patching(
     )
     base, source = plan.passes(rows, lanes=lanes, memory=memory)
     low, high = (numbers(logit_diff(x.logits, answer, wrong_answer)) for x in (base, source))
-    if abs(high[0] - low[0]) <= 1e-6 * max(1.0, abs(low[0])):
-        raise PromptError(
-            f"Both prompts have the same logit difference ({low[0]:.3g}), so no effect can be "
-            "normalised."
-        )
+    require_difference(low[0], high[0])
     chunks = list(_chunks(groups, rows))
     builders = (partial(_logits, plan, base, source, chunk) for chunk in chunks)
     found = []

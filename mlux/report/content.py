@@ -168,6 +168,7 @@ def _section(runs: list[StoredRun], metric: str | None, across: bool, store: Sto
         for run in runs
         if run.status != "done"
     ]
+    problems += [f"Run {run.uid}: {run.gate_sentence}" for run in runs if run.gate_sentence]
     drawn = [item for item in suggested if item.chart != "generations"]
     figures = []
     for item in drawn:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlux import prompts
 from mlux.charts.suitable import Suggestion
+from mlux.gate import MIN_GAP, split
 from mlux.report.provenance import text_of
 from mlux.store import load_run
 from mlux.store.records import StoredRun
@@ -63,8 +64,13 @@ def _run(run: StoredRun) -> list[str]:
         else:
             options += ["--prompts", "FILE"]
             lines[0] += "; FILE holds its prompts, which the notebook has too"
-    for name, value in run.params.items():
+    params, gate = split(run.params)
+    for name, value in params.items():
         options += ["-p", f"{name}={text_of(value)}"]
+    if "min_gap" in run.params and gate.min_gap != MIN_GAP:
+        options += ["--min-gap", text_of(gate.min_gap)]
+    if gate.keep_unsolved:
+        options.append("--keep-unsolved")
     options += ["--seed", str(run.seed), "--dtype", run.model.dtype]
     if run.batch_size is not None:
         options += ["--batch-size", str(run.batch_size)]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mlux import display
+from mlux import display, gate
 from mlux.prompts import PromptSet
 from mlux.provenance import Environment, ModelIdentity
 from mlux.results import Metric, Result
@@ -77,12 +77,14 @@ class FinishedTrial:
         results: What the experiment yielded for it.
         tokens: Role (`clean`, `corrupted`) → the exact ids that were run.
         error: Why it failed; its results are then not stored.
+        unsolved: Why its prompt did not pass the baseline gate; None if it did, or there is none.
     """
 
     trial: int
     results: Sequence[Result]
     tokens: Mapping[str, Sequence[int]] = field(default_factory=dict)
     error: str | None = None
+    unsolved: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +106,7 @@ class StoredRun:
         model_label: The model's name, made unique where two models share it.
         pending: The numbers of the trials that are not done, failed ones included.
         failures: Number of a failed trial → why.
+        unsolved: Number of a trial that did not pass the baseline gate → why.
         counts: How many trials are `done`, `failed` and `pending`.
         seconds: Time spent computing, over all resumes.
         versions: Package → version; the same as `environment.versions`.
@@ -123,6 +126,7 @@ class StoredRun:
     trials: tuple[TrialSpec, ...]
     pending: tuple[int, ...]
     failures: Mapping[int, str]
+    unsolved: Mapping[int, str]
     counts: Mapping[str, int]
     params: Mapping[str, Param]
     seed: int
@@ -143,6 +147,17 @@ class StoredRun:
     rerun_of: str | None = None
 
     @property
+    def n_unsolved(self) -> int:
+        """How many prompts did not pass the baseline gate."""
+        return len({self.trials[trial].prompt for trial in self.unsolved})
+
+    @property
+    def gate_sentence(self) -> str | None:
+        """What a person has to know of the prompts that are not solved; None if all are."""
+        kept = bool(self.params.get("keep_unsolved"))
+        return gate.sentence(self.n_unsolved, len(self.prompts.prompts), kept=kept)
+
+    @property
     def versions(self) -> Mapping[str, str]:
         """The versions of the packages that the run used."""
         return self.environment.versions
@@ -155,6 +170,7 @@ class StoredRun:
             "prompts": f"{self.prompts.name}, {len(self.prompts.prompts)}",
             "status": self.status,
             "trials": f"{self.counts['done']} of {len(self.trials)}",
+            "baseline": self.gate_sentence,
             **{f"param {name}": value for name, value in self.params.items()},
             **{f"tag {name}": value for name, value in self.tags.items()},
             "seed": self.seed,

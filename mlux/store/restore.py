@@ -50,6 +50,7 @@ def stored_run(connection: sa.Connection, row: dict[str, Any], *, crashed: bool)
         ),
         pending=tuple(trial.trial for trial in trials if trial.status != "done"),
         failures={trial.trial: trial.error for trial in trials if trial.status == "failed"},
+        unsolved={t.trial: t.error for t in trials if t.status == "done" and t.error is not None},
         counts={state: states.count(state) for state in ("done", "failed", "pending")},
         params={
             name: json.loads(value)

@@ -297,7 +297,7 @@ class RunWriter:
         marks = [
             (
                 "done" if one.error is None else "failed",
-                one.error,
+                one.error or one.unsolved,
                 time,
                 self._run,
                 one.trial,

@@ -33,5 +33,6 @@ def test_without_gradients_the_exact_sweep_is_left_and_it_says_so(
             db=fresh_db,
         )  # fmt: skip
     assert run.status == "done"
+    gated = {"baseline_gap": 2, "baseline_solved": 2}  # of the control, too
     counts = compare.layer_results([run.uid], db=fresh_db)["metric"].astype(str).value_counts()
-    assert dict(counts) == {"patching_effect": 24, "has_gradient": 1}
+    assert dict(counts) == {"patching_effect": 24, "has_gradient": 1, **gated}

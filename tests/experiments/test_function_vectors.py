@@ -107,7 +107,7 @@ def test_the_gain_is_the_probability_with_the_vector_minus_without(
     ]
     after = after.set_index(keys)["value"]
     difference = after[rows] - without["value"].reindex(rows.get_level_values("prompt")).to_numpy()
-    assert len(rows) == 168 * 6
+    assert len(rows) == 167 * 6  # one of 168 prompts is not solved after its examples
     assert (gain[rows] - difference).abs().max() <= 1e-4
 
 

@@ -107,7 +107,9 @@ def test_back_patching(folder: Path) -> None:
 def test_entities_are_bound_by_their_vectors_after_the_first_block(folder: Path) -> None:
     results = run("entity_binding", folder, "two_hop_in_context:32")
     words = values(results, "exchange_effect", "exchange=attributes", layer=0)
-    assert words.to_list() == pytest.approx([1.0] * 32, abs=1e-3)  # it is the corrupted prompt
+    solved = int(values(results, "baseline_solved", "exchange=attributes").sum())
+    assert 24 <= solved < 32  # the others are not divided by what they lack
+    assert words.to_list() == pytest.approx([1.0] * solved, abs=1e-3)  # the corrupted prompt
     for what in ("entities", "attributes"):
         condition = f"exchange={what}"
         follows = [

@@ -153,6 +153,8 @@ class Trial(Base):
     prompt_id: Mapped[int] = mapped_column(ForeignKey("prompts.id"))
     condition_id: Mapped[int] = mapped_column(ForeignKey("conditions.id"))
     status: Mapped[str] = mapped_column(doc="pending, done or failed")
-    error: Mapped[str | None]
+    error: Mapped[str | None] = mapped_column(
+        doc="Why it failed; of one that is done, why its prompt is not solved"
+    )
     finished_at: Mapped[str | None]
     worker: Mapped[int | None] = mapped_column(doc="Who has claimed or done it; NULL for anybody")

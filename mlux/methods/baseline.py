@@ -1,0 +1,107 @@
+"""How much the unedited model favours an answer: what the baseline gate judges prompts by."""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from mlux.engine import HookedModel
+from mlux.engine.arrays import numbers
+from mlux.engine.trials import EncodedPrompt
+from mlux.errors import PromptError
+from mlux.gate import Baseline, Kind, judge
+from mlux.methods.scores import logit_diff, scored_logits
+
+
+def baselines(
+    model: HookedModel,
+    prompts: Sequence[EncodedPrompt],
+    kind: Kind,
+    *,
+    min_gap: float,
+    rows: int,
+) -> tuple[Baseline, ...]:
+    """Runs every prompt as it is, and its corrupted form for a `pair`.
+
+    Args:
+        model: The model.
+        prompts: With the roles that the kind needs.
+        kind: What is taken for granted.
+        min_gap: The least difference between the two forms, in logits.
+        rows: Prompts of equal length in one pass.
+
+    Example:
+        >>> from mlux import HookedModel, prompts
+        >>> from mlux.engine.trials import encode
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> encoded = [encode(model, prompt) for prompt in prompts.load("facts:2").prompts]
+        >>> [one.unsolved for one in baselines(model, encoded, "answer", min_gap=1.0, rows=2)]
+        [None, None]
+    """
+    leads = _leads(model, [prompt.ids for prompt in prompts], prompts, kind, rows)
+    corrupted: Sequence[float | None] = [None] * len(prompts)
+    if kind == "pair":
+        others = [prompt.corrupted or () for prompt in prompts]
+        corrupted = _leads(model, others, prompts, kind, rows)
+    return tuple(
+        judge(kind, lead, other, min_gap=min_gap)
+        for lead, other in zip(leads, corrupted, strict=True)
+    )
+
+
+def _leads(
+    model: HookedModel,
+    texts: Sequence[Sequence[int]],
+    prompts: Sequence[EncodedPrompt],
+    kind: Kind,
+    rows: int,
+) -> list[float]:
+    """The answer's lead after each text; texts of one length run together, so none is padded."""
+    by_length: dict[int, list[int]] = {}
+    for number, ids in enumerate(texts):
+        by_length.setdefault(len(ids), []).append(number)
+    found: dict[int, float] = {}
+    for alike in by_length.values():
+        for start in range(0, len(alike), rows):
+            part = alike[start : start + rows]
+            tokens = mx.array([list(texts[number]) for number in part], dtype=mx.int32)
+            last = mx.full((len(part),), tokens.shape[1] - 1, dtype=mx.int32)
+            logits = scored_logits(model, tokens, last)
+            answers = mx.array([prompts[number].answer for number in part])
+            if kind == "answer":
+                values = _over_all_others(logits, answers)
+            else:
+                wrong = mx.array([prompts[number].wrong_answer for number in part])
+                values = logit_diff(logits, answers, wrong)
+            found |= dict(zip(part, numbers(values), strict=True))
+    return [found[number] for number in range(len(texts))]
+
+
+def _over_all_others(logits: mx.array, answers: mx.array) -> mx.array:
+    """logit(answer) - the largest other logit, [rows]; below 0 if another token is on top."""
+    logits = logits.astype(mx.float32)
+    is_answer = mx.arange(logits.shape[-1])[None] == answers[:, None]
+    answer = mx.max(mx.where(is_answer, logits, -mx.inf), axis=-1)
+    return answer - mx.max(mx.where(is_answer, -mx.inf, logits), axis=-1)
+
+
+def differ(clean: float, corrupted: float) -> bool:
+    """Whether two logit differences are apart by more than rounding.
+
+    Example:
+        >>> differ(1.0, 1.0000001), differ(1.0, 2.0)
+        (False, True)
+    """
+    return abs(clean - corrupted) > 1e-6 * max(1.0, abs(clean))
+
+
+def require_difference(clean: float, corrupted: float) -> None:
+    """Stops what would be divided by a difference that is only rounding.
+
+    Raises:
+        PromptError: If two runs have the same logit difference.
+    """
+    if not differ(clean, corrupted):
+        raise PromptError(
+            f"The clean and the corrupted prompt have the same logit difference ({clean:.3g}), "
+            "so no effect can be normalised."
+        )
