@@ -1,7 +1,7 @@
 # The two commands of the README. Python 3.11 or newer and make are needed; see CONTRIBUTING.md for the tests.
 #
 #   make demo        install mlux into .venv and run the main job on the built-in model
-#   make test        install the tools too, then every check and every test
+#   make test        install the tools too (and a browser, if need be), then every check and every test
 #
 # Both install once: the stamps below are older than pyproject.toml only when it has changed.
 
@@ -12,7 +12,7 @@ TORCH ?= torch
 SOURCES := mlux experiments migrations tests benchmarks tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test lint format check pytest soak parity bench demo-model example-db dist clean
+.PHONY: help demo install test lint format check pytest soak browser parity bench demo-model example-db dist clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,11 +35,15 @@ lint: $(VENV)/.dev ## style, types, layers, dependencies
 	$(BIN)/lint-imports
 	$(BIN)/deptry mlux experiments migrations
 
-pytest: $(VENV)/.dev ## the tests alone; ARGS="-k lens" chooses some
+pytest: $(VENV)/.browser ## the tests alone; ARGS="-k lens" chooses some
 	$(ONE_CORE) $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
-soak: $(VENV)/.dev ## the tests that take minutes: hundreds of kills, thousands of inputs
+soak: $(VENV)/.browser ## the tests that take minutes: hundreds of kills, thousands of inputs
 	$(ONE_CORE) $(BIN)/pytest -n 2 -m soak --timeout 1500 $(ARGS)
+
+browser: ## look again for a browser for the tests of pages, and get one where that needs no question
+	@rm -f $(VENV)/.browser
+	@$(MAKE) --no-print-directory $(VENV)/.browser
 
 parity: $(VENV)/.parity ## the engine against transformers; TORCH=torch==2.13.0 chooses a torch
 	$(BIN)/pytest tests/parity $(ARGS)
@@ -77,6 +81,11 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml
 $(VENV)/.dev: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
+
+# Once: without a network each try takes its time.
+$(VENV)/.browser: $(VENV)/.dev
+	$(BIN)/python -m tools.browser
+	@touch $@
 
 # `make parity` alone: torch is large, and only the reference needs it. TORCH is what pip installs:
 # a version with a CPU build on the package index in use, or the path of a wheel.

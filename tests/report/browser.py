@@ -7,7 +7,6 @@ import base64
 import fcntl
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 import time
@@ -17,26 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     "--hide-scrollbars",
 )
-
-
-def find() -> str:
-    """The browser's program.
-
-    Raises:
-        AssertionError: If there is none: what a page does is then untested, which is no success.
-    """
-    found = next((path for name in NAMES if (path := shutil.which(name))), None)
-    assert found, (
-        "No Chromium on this machine, which the tests of pages need: apt-get install chromium "
-        "(or brew install --cask chromium)."
-    )
-    return found
 
 
 @dataclass
@@ -148,9 +132,8 @@ def _note(method: str, params: dict[str, Any], page: Path, found: Visit) -> None
 
 
 @contextmanager
-def running() -> Iterator[Browser]:
+def running(program: str) -> Iterator[Browser]:
     """Starts a browser with a profile of its own, and ends it."""
-    program = find()
     orders, answers = os.pipe(), os.pipe()
     # Above those that the shell below assigns, so that it overwrites neither.
     ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in (orders[0], answers[1])]

@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from mlux.errors import ParameterError, UnknownNameError
 from mlux.store import Store, query
 from mlux.store.claims import add_claim
 from tests.report import hostile
-from tests.report.browser import Browser, Visit, running
+from tests.report.browser import Browser, Visit
 
 LENSES = ["latest:logit_lens~1", "latest:logit_lens"]
 WIDTHS = (1280, 390)
@@ -49,12 +48,6 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> str:
         runs = ["latest:induction_heads"]
         add_claim(store, "Layer 2 has induction heads", runs=runs, status="supported", note="all 2")
     return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with running() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
