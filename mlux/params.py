@@ -1,5 +1,6 @@
 """An experiment's options from what a person typed: text to the types of its config dataclass."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -48,6 +49,34 @@ def build(config: type, values: Mapping[str, Any], *, experiment: str) -> Any:
         raise ParameterError(f"{experiment}: {error}") from error
 
 
+def as_text(value: Any) -> str:
+    """A value as a person types it: what `build` reads it from.
+
+    Example:
+        >>> as_text((1, 2.5)), as_text(None), as_text(("sorry, no", "I cannot"))
+        ('1,2.5', 'none', '["sorry, no", "I cannot"]')
+    """
+    if isinstance(value, bool | None):
+        return {True: "true", False: "false", None: "none"}[value]
+    if not isinstance(value, list | tuple):
+        return str(value)
+    items = [as_text(item) for item in value]
+    text = ",".join(items)
+    return text if text != "none" and _items(text) == items else json.dumps(items)
+
+
+def _items(text: str) -> list[str]:
+    """The items of a list: those between commas, or where items hold commas, texts in JSON."""
+    if text.startswith("["):
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = []
+        if isinstance(found, list) and found and all(isinstance(item, str) for item in found):
+            return found
+    return text.split(",")
+
+
 class _RangeError(ValueError):
     """A number of the right type that nothing can be done with."""
 
@@ -88,7 +117,7 @@ def _convert(value: Any, kind: Any) -> Any:
             raise ValueError
         return matches[0]
     if origin is tuple:
-        items = value.split(",") if isinstance(value, str) else value
+        items = _items(value) if isinstance(value, str) else value
         if not isinstance(items, list | tuple) or not items:
             raise ValueError
         strip = [item.strip() if isinstance(item, str) else item for item in items]

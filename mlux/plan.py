@@ -437,6 +437,7 @@ def _given_prompts(
     experiment: Experiment, prompts: str | Path | PromptSet | None
 ) -> PromptSet | None:
     if isinstance(prompts, PromptSet):
+        prompt_sets.check(prompts)
         return prompts
     if prompts is not None:
         return prompt_sets.load(prompts)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pytest
 
 from mlux.errors import ParameterError, UnknownNameError
-from mlux.params import build
+from mlux.params import as_text, build
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +18,7 @@ class Config:
     where: Literal["last", "all"] = "last"
     layers: tuple[int, ...] = (1, 2)
     limit: int | None = None
+    texts: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -40,12 +41,36 @@ class Config:
         ("layers", [3], (3,)),
         ("limit", "none", None),
         ("limit", "3", 3),
+        ("texts", '["sorry, no", " I"]', ("sorry, no", "I")),
+        ("texts", "[1]", ("[1]",)),
     ],
 )
 def test_text_becomes_the_options_type(name: str, text: Any, value: Any) -> None:
     config = build(Config, {name: text}, experiment="e")
     assert getattr(config, name) == value
     assert type(getattr(config, name)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rate", 1e-07),
+        ("flag", True),
+        ("name", "none"),
+        ("layers", (3, 4)),
+        ("limit", None),
+        ("texts", None),
+        ("texts", ("none",)),
+        ("texts", ("",)),
+        ("texts", ("a", "b c")),
+        ("texts", ("sorry, no", "I cannot\n", "[")),
+        ("texts", ('["a"]',)),
+    ],
+)
+def test_an_option_as_text_is_read_as_the_same_option(name: str, value: Any) -> None:
+    given = build(Config, {name: value}, experiment="e")
+    text = as_text(getattr(given, name))
+    assert build(Config, {name: text}, experiment="e") == given
 
 
 @pytest.mark.parametrize(

@@ -100,13 +100,27 @@ def import_(
     click.echo(found.name)
 
 
-@command.command(epilog=examples("mlux prompts export ioi -o ioi.csv"))
-@click.argument("name", metavar="FILE_OR_SET")
+@command.command(
+    epilog=examples(
+        "mlux prompts export ioi -o ioi.csv",
+        "mlux prompts export --run latest -o asked.jsonl",
+    )
+)
+@click.argument("name", metavar="[FILE_OR_SET]", required=False)
+@click.option("--run", metavar="RUN", help="Those that a run took, whatever they are called.")
 @click.option("-o", "--output", "path", metavar="FILE", required=True, help=".jsonl .json or .csv")
 @pass_settings
-def export(settings: Settings, name: str, path: str) -> None:
+def export(settings: Settings, name: str | None, run: str | None, path: str) -> None:
     """Write a prompt set to a file that --prompts can read."""
-    found = _found(settings, name, None)
+    if name is not None and run is None:
+        found = _found(settings, name, None)
+    elif run is not None and name is None:
+        from mlux.store import load_run, resolve_run
+
+        store = settings.read()
+        found = load_run(store, resolve_run(store, run)).prompts
+    else:
+        raise click.UsageError("Give either a set or a file, or --run RUN.")
     prompts.save(found, Path(path))
     note(f"{len(found.prompts)} prompts are written.")
     click.echo(path)

@@ -6,7 +6,7 @@ text by one space unless one of the two brings white space of its own.
 """
 
 from mlux.prompts.few_shot import Corruption, in_context, mix_examples, shuffle_labels
-from mlux.prompts.files import SUFFIXES, load, save, shipped
+from mlux.prompts.files import SUFFIXES, check, load, save, shipped
 from mlux.prompts.ioi import IoiCorruption, ioi
 from mlux.prompts.repetition import induction, repeated_tokens
 from mlux.prompts.tasks import Pair, Task, demo_tasks, load_tasks
@@ -21,6 +21,7 @@ __all__ = [
     "Prompt",
     "PromptSet",
     "Task",
+    "check",
     "demo_tasks",
     "in_context",
     "induction",

@@ -79,6 +79,23 @@ def load(reference: str | Path, columns: Mapping[str, str] | None = None) -> Pro
     return _prompt_set(path.stem, rows, name)
 
 
+def check(prompts: PromptSet) -> None:
+    """Holds a set that was made in Python to what a file may say, so that a file can hold it.
+
+    Raises:
+        PromptError: If a prompt has no text or is there twice, or a role is empty or not text.
+    """
+    first: dict[Prompt, int] = {}
+    for number, prompt in enumerate(prompts.prompts, start=1):
+        _check_types(asdict(prompt), f"prompt {number} of {prompts.name!r}")
+        if prompt in first:
+            raise PromptError(
+                f"prompt {number} of {prompts.name!r}: the same prompt as {first[prompt]}; "
+                "leave one of them out."
+            )
+        first[prompt] = number
+
+
 def save(prompts: PromptSet, path: str | Path) -> None:
     """Writes prompts to a file that `load` reads: `.jsonl`, `.json` or `.csv`.
 

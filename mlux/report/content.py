@@ -138,6 +138,9 @@ def gather(
             _section(group, metric, across_quantization, store) for group in by_experiment.values()
         )
         claims = tuple(list_claims(store, runs=uids))
+        commands = reproduce.commands(
+            stored, sections, question, metric, across_quantization, target, store
+        )
     return Report(
         title=_title(stored),
         question=question,
@@ -145,9 +148,7 @@ def gather(
         sections=sections,
         provenance=provenance.facts(stored),
         claims=claims,
-        commands=reproduce.commands(
-            stored, sections, question, metric, across_quantization, target
-        ),
+        commands=commands,
     )
 
 

@@ -52,7 +52,7 @@ def _lines(report: Report, written: datetime, stem: str, images: dict[str, bytes
     yield from _table(names, rows)
     yield from ("What differs between the runs is bold.", "")
     yield from ("## How to repeat it", "")
-    yield from _code("sh", "\n".join(report.commands))
+    yield from _code("sh", "\n".join(report.commands), longest=None)
 
 
 def _section(section: Section, stem: str, images: dict[str, bytes]) -> Iterator[str]:
@@ -102,11 +102,11 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[st
     yield ""
 
 
-def _code(language: str, text: str) -> Iterator[str]:
+def _code(language: str, text: str, longest: int | None = 5_000) -> Iterator[str]:
     """A fenced block; the fence is longer than any run of backticks in the text."""
-    lines = [shown(line, 5_000) for line in text.splitlines()]
-    longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
-    fence = "`" * max(3, longest + 1)
+    lines = [shown(line, longest) for line in text.splitlines()]
+    ticks = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
+    fence = "`" * max(3, ticks + 1)
     yield from (f"{fence}{language}", *lines, fence, "")
 
 

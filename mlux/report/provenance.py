@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from mlux.params import as_text
 from mlux.store.records import StoredRun
 
 
@@ -23,7 +24,7 @@ class Fact:
 def facts(runs: Sequence[StoredRun]) -> tuple[Fact, ...]:
     """What is known of where these runs come from; what none of them has is left out."""
     rows = [(name, [read(run) for run in runs]) for name, read in _FACTS.items()]
-    rows += _named("param", runs, lambda run: {k: text_of(v) for k, v in run.params.items()})
+    rows += _named("param", runs, lambda run: {k: as_text(v) for k, v in run.params.items()})
     rows += _named("tag", runs, lambda run: run.tags)
     rows += _named("version", runs, lambda run: run.versions)
     return tuple(
@@ -44,15 +45,6 @@ def _named(
     found: list[dict[str, str]] = [dict(read(run)) for run in runs]  # type: ignore[call-overload] # mappings
     names = sorted({name for row in found for name in row})
     return [(f"{kind} {name}", [row.get(name, "") for row in found]) for name in names]
-
-
-def text_of(value: object) -> str:
-    """A parameter as `-p NAME=VALUE` takes it."""
-    if isinstance(value, bool | None):
-        return {True: "true", False: "false", None: "none"}[value]
-    if isinstance(value, list | tuple):
-        return ",".join(map(text_of, value))
-    return str(value)
 
 
 def _quantised(run: StoredRun) -> str:

@@ -1,16 +1,14 @@
 """The exact commands and SQL that give what a report shows."""
 
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlux import prompts
 from mlux.charts.suitable import Suggestion
-from mlux.gate import MIN_GAP, split
-from mlux.report.provenance import text_of
+from mlux.report import request
+from mlux.report.request import typed
 from mlux.store import load_run
 from mlux.store.records import StoredRun
-from mlux.store.session import Store
+from mlux.store.session import DEFAULT_NAME, Store
 
 if TYPE_CHECKING:
     from mlux.report.content import Section
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 def plot(uids: Sequence[str], item: Suggestion, target: str) -> str:
     """The command that draws a chart."""
     metric = ["--metric", item.metric] if item.metric else []
-    return shlex.join(["mlux", "plot", *uids, "--chart", item.chart, *metric, "-o", target])
+    return typed("mlux", "plot", *uids, "--chart", item.chart, *metric, "-o", target)
 
 
 ACROSS = "--across-quantization"
@@ -28,7 +26,7 @@ ACROSS = "--across-quantization"
 def comparison(a: str, b: str, metric: str, axes: Sequence[str], across: bool) -> str:
     """The command that compares two runs."""
     options = ["--metric", metric, "--by", ",".join(axes), *([ACROSS] if across else [])]
-    return shlex.join(["mlux", "compare", a, b, *options])
+    return typed("mlux", "compare", a, b, *options)
 
 
 def commands(
@@ -38,59 +36,37 @@ def commands(
     metric: str | None,
     across: bool,
     target: str,
+    store: Store,
 ) -> tuple[str, ...]:
-    """What to type to run everything again: the runs, the comparisons, the charts, the report."""
+    """What to type to run everything again: the runs, the comparisons, the charts, the report.
+
+    The lines are for bash or zsh, and for an otherwise empty folder that holds the database.
+    """
     asked = ["--question", question] if question else []
     chosen = [*(["--metric", metric] if metric else []), *([ACROSS] if across else [])]
     uids = [run.uid for run in runs]
-    report = shlex.join(["mlux", "report", *uids, *asked, *chosen, "-o", target])
     return (
-        *(line for run in runs for line in _run(run)),
-        *(item.command for section in sections for item in section.comparisons),
+        *_database(store),
+        *request.lines(runs),
+        *(
+            item.command
+            for section in sections
+            for item in section.comparisons
+            if item.table is not None  # what is refused here is refused there
+        ),
         *(item.command for section in sections for item in section.figures),
-        report,
+        typed("mlux", "report", *uids, *asked, *chosen, "-o", target),
     )
 
 
-def _run(run: StoredRun) -> list[str]:
-    """The command of a run, and above it what a command cannot say."""
-    options = ["--model", run.model.source]
-    if run.model.adapter_source:
-        options += ["--adapter", run.model.adapter_source]
-    lines = [f"# run {run.uid}"]
-    if run.prompts.name != f"{run.experiment} seed {run.seed}":  # not made by the experiment
-        if _is_shipped(run):
-            options += ["--prompts", run.prompts.name]
-        else:
-            options += ["--prompts", "FILE"]
-            lines[0] += "; FILE holds its prompts, which the notebook has too"
-    params, gate = split(run.params)
-    for name, value in params.items():
-        options += ["-p", f"{name}={text_of(value)}"]
-    if "min_gap" in run.params and gate.min_gap != MIN_GAP:
-        options += ["--min-gap", text_of(gate.min_gap)]
-    if gate.keep_unsolved:
-        options.append("--keep-unsolved")
-    options += ["--seed", str(run.seed), "--dtype", run.model.dtype]
-    if run.batch_size is not None:
-        options += ["--batch-size", str(run.batch_size)]
-    if run.memory_bytes is not None:
-        options += ["--memory", str(run.memory_bytes)]
-    # The stored prompts are those that were left: what the run took then is taken again.
-    options += ["--bad-prompts", "keep"]
-    for name, text in run.tags.items():
-        options += ["--tag", f"{name}={text}"]
-    if run.note:
-        options += ["--note", run.note]
-    return [*lines, shlex.join(["mlux", "run", run.experiment, *options])]
-
-
-def _is_shipped(run: StoredRun) -> bool:
-    """Whether the name of the run's prompts gives these prompts on any machine."""
-    base = run.prompts.name.partition(":")[0]
-    if base not in prompts.shipped():
-        return False
-    return prompts.load(run.prompts.name).content_hash == run.prompts.content_hash
+def _database(store: Store) -> Iterator[str]:
+    """How the commands find the database."""
+    if store.path is None:
+        yield f"# with MLUX_DB as the URL of {store.location}"
+        return
+    yield "# in the folder of the database"
+    if store.path.name != DEFAULT_NAME:
+        yield f"export MLUX_DB={typed(store.path.name)}"
 
 
 def sql(facts: Mapping[str, Any], store: Store) -> str:

@@ -10,11 +10,11 @@ LONGEST = 2_000
 """Characters of a text that a report shows."""
 
 
-def shown(value: Any, longest: int = LONGEST) -> str:
+def shown(value: Any, longest: int | None = LONGEST) -> str:
     """A text on one line, with control characters and direction marks written out, cut if long."""
     text = str(value)
     cut = text[:longest]
-    return printable(cut) + (f"… [{len(text):,} characters]" if len(text) > longest else "")
+    return printable(cut) + (f"… [{len(text):,} characters]" if len(text) > len(cut) else "")
 
 
 def paragraphs(value: Any, longest: int = LONGEST) -> str:

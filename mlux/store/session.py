@@ -27,6 +27,9 @@ FIRST = "r0001"
 
 VARIABLE = "MLUX_DB"
 
+DEFAULT_NAME = "mlux.db"
+"""The file in the working directory that is used where nobody says another."""
+
 BACK_OFF = (0.1, 0.2, 0.4, 0.8)
 """Seconds to pause before asking again for a lock that SQLite waited for in vain.
 
@@ -37,7 +40,7 @@ computed for hours should not be lost to it.
 
 def default_location() -> str:
     """`$MLUX_DB`, or `mlux.db` in the working directory."""
-    return os.environ.get(VARIABLE) or "mlux.db"
+    return os.environ.get(VARIABLE) or DEFAULT_NAME
 
 
 def now() -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from adapters import lora_adapter
 from architectures import build
 
 from mlux.engine import HookedModel, loading
@@ -160,24 +161,7 @@ def test_a_model_whose_code_ends_the_process_is_refused(folder: Path) -> None:
 
 
 def test_an_adapter_changes_the_model_and_its_identity(tmp_path: Path) -> None:
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    lora = {"rank": 4, "scale": 2.0, "dropout": 0.0}
-    settings = {"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": lora}
-    (adapter / "adapter_config.json").write_text(json.dumps(settings))
-    from mlx_lm.tuner.utils import linear_to_lora_layers
-    from mlx_lm.utils import load_model
-
-    model, _ = load_model(DEMO)
-    model.freeze()
-    linear_to_lora_layers(model, 2, lora)
-    mx.random.seed(3)
-    weights = {
-        name: mx.random.normal(value.shape)
-        for name, value in dict(_flat(model.trainable_parameters())).items()
-    }
-    mx.save_safetensors(str(adapter / "adapters.safetensors"), weights)
-
+    adapter = lora_adapter(tmp_path / "adapter")
     plain = HookedModel.from_pretrained("demo")
     adapted = HookedModel.from_pretrained("demo", adapter_path=adapter)
     text = "the capital of france is"
@@ -189,12 +173,6 @@ def test_an_adapter_changes_the_model_and_its_identity(tmp_path: Path) -> None:
     assert mx.array_equal(adapted.unembed(cache["model.layers.5"]), logits)
     with pytest.raises(ModelError, match=r"has no adapter_config\.json"):
         HookedModel.from_pretrained("demo", adapter_path=tmp_path / "absent")
-
-
-def _flat(tree: object) -> list[tuple[str, mx.array]]:
-    from mlx.utils import tree_flatten
-
-    return list(tree_flatten(tree))
 
 
 @pytest.mark.parametrize("name", ["kimi_vl", "llama4", "baichuan_m1", "youtu_llm", "llama"])

@@ -1,19 +1,16 @@
 """Whatever an experiment stored, a report, every chart and every comparison of it can be made."""
 
-import shlex
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from click.testing import CliRunner
 
 from mlux import compare, registry, report, run_experiment
 from mlux.charts.choice import CHARTS, chart_for
-from mlux.cli.root import cli as root
 from mlux.errors import MluxError
 from mlux.report.text import number
-from mlux.store import Store, load_run, resolve_run
+from mlux.store import Store, load_run
 
 MODELS = ("demo", "demo-4bit")
 AXES: tuple[tuple[str, ...], ...] = (
@@ -41,26 +38,6 @@ def test_a_mixture_of_axes_can_be_reported_drawn_and_compared(
 @pytest.mark.parametrize("name", registry.names())
 def test_every_experiment_can_be_reported_drawn_and_compared(name: str, tmp_path: Path) -> None:
     _everything(name, None, {}, tmp_path)
-
-
-def test_the_printed_command_asks_for_the_same_run_again(tmp_path: Path) -> None:
-    """Also for prompts that are scored by the first of several tokens, and a budget of memory."""
-    db = str(tmp_path / "mlux.db")
-    file = tmp_path / "long.jsonl"
-    file.write_text('{"text": "The capital of France is", "answer": "Paris Paris"}\n', "utf-8")
-    given: dict[str, Any] = {"bad_prompts": "keep", "memory": 300_000_000, "batch_size": 3}
-    given |= {"seed": 7, "tags": {"why": "a b"}, "note": "It's one", "params": {"top_k": 2}}
-    first = run_experiment("logit_lens", model="demo", prompts=file, db=db, **given)
-    line = report.gather([first.uid], db=db).commands[1]
-    words = [str(file) if word == "FILE" else word for word in shlex.split(line)]
-    done = CliRunner().invoke(root, ["--db", db, *words[1:]], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    with Store.open(db) as store:
-        one, other = (load_run(store, resolve_run(store, name)) for name in (first.uid, "latest"))
-    assert one.uid != other.uid
-    for fact in ("params", "seed", "batch_size", "memory_bytes", "tags", "note", "trials"):
-        assert getattr(one, fact) == getattr(other, fact), fact
-    assert one.prompts.content_hash == other.prompts.content_hash
 
 
 def _everything(name: str, prompts: str | None, params: dict[str, Any], folder: Path) -> None:

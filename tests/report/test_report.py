@@ -120,13 +120,15 @@ def test_what_a_chart_shows_is_what_its_sql_gives(example: str) -> None:
 
 
 def test_every_command_of_a_report_can_be_typed(example: str) -> None:
-    content = report.gather(LENSES, question="It's $HOME; `x`?", db=example)
+    content = report.gather(
+        LENSES, question="It's $HOME; `x`?", across_quantization=True, db=example
+    )
     typed = [shlex.split(line, comments=True) for line in content.commands]
     assert [words[1] for words in typed if words] == [
-        *("run", "run", "compare", "plot", "plot", "report"),
+        *("MLUX_DB=example.db", "run", "run", "compare", "plot", "plot", "report"),
     ]
-    assert typed[-1][-3] == "It's $HOME; `x`?"
-    for words in filter(None, typed):
+    assert typed[-1][-4] == "It's $HOME; `x`?"
+    for words in [words for words in typed if words and words[0] == "mlux"]:
         with root.make_context("mlux", words[1:]) as context:
             command = root.get_command(context, words[1])
             assert command is not None
@@ -147,6 +149,7 @@ def test_models_of_different_precision_are_compared_only_when_asked_to(example: 
     (section,) = report.gather(LENSES, db=example).sections
     assert section.comparisons[0].table is None
     assert "--across-quantization" in section.comparisons[0].finding
+    assert not any("compare" in line for line in report.gather(LENSES, db=example).commands)
     asked = report.gather(LENSES, across_quantization=True, db=example)
     assert "--across-quantization" in asked.commands[-1]
 
