@@ -143,6 +143,14 @@ def clear_errors(location: str) -> Iterator[None]:
         raise StoreError(f"Database {location}: {reason}.") from error
 
 
+def lacks_something(error: DBAPIError) -> bool:
+    """Whether a statement named a table or column that is not there."""
+    missing = ("no such table", "no such column", "has no column named")
+    return type(error.orig).__name__ in ("UndefinedTable", "UndefinedColumn") or any(
+        text in str(error.orig) for text in missing
+    )
+
+
 def is_busy(error: DBAPIError) -> bool:
     """Whether SQLite gave up waiting for a lock that somebody else holds."""
     code = getattr(error.orig, "sqlite_errorcode", None)

@@ -10,6 +10,9 @@ from mlux.store import artifacts
 from mlux.store.session import Store
 from mlux.store.sqlite_file import connect
 
+PARTIAL = ".partial"
+"""Behind the name of a copy that is not whole yet."""
+
 
 def back_up(store: Store, target: Path | None = None) -> Path:
     """Copies a notebook as it is now, with the files of its artifacts in a folder beside it.
@@ -54,7 +57,7 @@ def copy_database(path: Path, target: Path) -> None:
         StoreError: If it cannot be read, or the copy not be written.
     """
     # Always of the same name, so that what a killed process left is overwritten.
-    partial = target.with_name(target.name + ".partial")
+    partial = target.with_name(target.name + PARTIAL)
     try:
         partial.unlink(missing_ok=True)
         source, copy = connect(path, "mode=ro"), sqlite3.connect(partial)

@@ -6,8 +6,8 @@ has crashed. Of another machine only the heartbeat is known.
 
 import os
 import socket
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from itertools import chain
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -85,9 +85,16 @@ def mark_crashed(store: Store) -> set[str]:
 
 def is_worked_on(connection: sa.Connection, uid: str) -> bool:
     """Whether a process works on a run that is `running`."""
-    queries = (f"{_RUNNING} AND uid = :uid", f"{_WORKERS} AND r.uid = :uid")
-    rows = [connection.execute(sa.text(query), {"uid": uid}).all() for query in queries]
-    return any(is_alive(*row) for row in chain(*rows))
+    return any(run == uid for run, _, _ in at_work_now(connection))
+
+
+def at_work_now(connection: sa.Connection) -> Iterator[tuple[str, str, int]]:
+    """Run, host and process of everyone who works on a run of a notebook of any revision."""
+    shared = sa.inspect(connection).has_table("run_workers")
+    for query in (_RUNNING, _WORKERS) if shared else (_RUNNING,):
+        for uid, host, pid, heartbeat_at in connection.execute(sa.text(query)).all():
+            if is_alive(uid, host, pid, heartbeat_at):
+                yield uid, host, pid
 
 
 _RUNNING = "SELECT uid, host, pid, heartbeat_at FROM runs WHERE status = 'running'"

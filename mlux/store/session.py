@@ -84,8 +84,8 @@ class Store:
         if path is None:
             assert url is not None
             store = cls(url.render_as_string(), None, backends.postgres(url, write), writable=write)
-            with backends.clear_errors(store.location), store.engine.connect() as connection:
-                found = backends.postgres_revision(connection, store.location)
+            with backends.clear_errors(store.location):
+                found = store._revision()
         else:
             shown = str(location)
             found = sqlite_file.revision(path, shown)
@@ -172,8 +172,29 @@ class Store:
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A connection in a transaction that sees one state of the notebook."""
-        with backends.clear_errors(self.location), self.engine.connect() as connection:
+        with self._clear_errors(), self.engine.connect() as connection:
             yield connection
+
+    @contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        """As `backends.clear_errors`; whoever lacks a table is told if others took it away."""
+        with backends.clear_errors(self.location):
+            try:
+                yield
+            except sa.exc.DBAPIError as error:
+                if backends.lacks_something(error) and (found := self._revision()) != HEAD:
+                    raise StoreError(
+                        f"{self.location} was migrated to revision {found} while it was in use; "
+                        f"this mlux needs {HEAD}. Nothing that was stored is lost: upgrade it "
+                        "(mlux db upgrade), then go on (mlux runs resume)."
+                    ) from error
+                raise
+
+    def _revision(self) -> str | None:
+        if self.path is not None:
+            return sqlite_file.revision(self.path, self.location)
+        with self.engine.connect() as connection:
+            return backends.postgres_revision(connection, self.location)
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
@@ -222,7 +243,7 @@ class Store:
 
     @contextmanager
     def _locked(self, *, impatient: bool = False) -> Iterator[sa.Connection]:
-        with backends.clear_errors(self.location), self.engine.connect() as connection:
+        with self._clear_errors(), self.engine.connect() as connection:
             connection = connection.execution_options(**backends.WRITES)
             driver: Any = connection.connection.driver_connection
             if impatient:

@@ -1,6 +1,8 @@
 """A fresh notebook for each test, on both backends; `synthetic`, beside this folder, fills it."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,3 +66,12 @@ def sqlite_store(db: Path, empty_sqlite: Path) -> Iterator[Store]:
     shutil.copy(empty_sqlite, db)
     with Store.open(db, write=True) as opened:
         yield opened
+
+
+@pytest.fixture
+def other() -> "Iterator[subprocess.Popen[bytes]]":
+    """Another process, which lives until the test kills it."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    yield process
+    process.kill()
+    process.communicate()

@@ -2,20 +2,32 @@
 
 import re
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from synthetic import write_run
+from synthetic import make_environment, make_spec, token_text, write_run
 
 from mlux.errors import StoreError
-from mlux.store import Store, drift, list_runs, schema, session
+from mlux.store import (
+    RunWriter,
+    Store,
+    create_run,
+    drift,
+    list_runs,
+    load_run,
+    schema,
+    session,
+)
+from mlux.store.claims import add_claim
 from mlux.store.tables import Base
 from mlux.store.views import VIEWS
 
@@ -151,7 +163,7 @@ def test_an_upgrade_keeps_the_data_and_a_backup_of_before(
         rows = connection.exec_driver_sql("SELECT uid, mood FROM runs").fetchall()
     assert rows == [(uid, None)]
 
-    backup = db.with_name("mlux.db.backup-r0004")
+    (backup,) = db.parent.glob("mlux.db.backup-r0004-*")
     assert "mood" not in schema_of(backup)["runs"]
     with closing(sqlite3.connect(backup)) as connection:
         assert connection.execute("SELECT uid FROM runs").fetchall() == [(uid,)]
@@ -167,6 +179,7 @@ def test_an_upgrade_that_fails_changes_nothing(db: Path, request: pytest.Fixture
     with pytest.raises(RuntimeError, match="half way"):
         Store.open(db, write=True)
     assert schema_of(db) == before
+    assert list(db.parent.glob("mlux.db?*")) == []  # no copy of what is as before
 
 
 def test_an_upgrade_that_breaks_a_reference_changes_nothing(
@@ -180,6 +193,75 @@ def test_an_upgrade_that_breaks_a_reference_changes_nothing(
     with pytest.raises(StoreError, match="row of runs refers to nothing in models"):
         Store.open(db, write=True)
     assert schema_of(db) == before
+
+
+def test_no_migration_overwrites_what_another_kept(db: Path) -> None:
+    for claims in ([(1,)], [(0,)]):
+        with Store.open(db, write=True) as store:
+            if claims == [(1,)]:
+                add_claim(store, "only a copy of before the way back has it")
+            kept = schema.downgrade(store, "r0001")
+        assert kept is not None
+        with closing(sqlite3.connect(kept)) as connection:
+            assert connection.execute("SELECT count(*) FROM claims").fetchall() == claims
+    assert len(list(db.parent.glob("mlux.db.backup-r0004-*"))) == 2
+    left = db.with_name("mlux.db.backup-r0001-20260101-000000.partial")
+    left.write_text("of one that was killed")
+    Store.open(db, write=True).close()
+    assert len(list(db.parent.glob("mlux.db.backup-r0001-*"))) == 2
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_nothing_is_migrated_while_a_process_works(
+    store: Store, share: bool, other: "subprocess.Popen[bytes]"
+) -> None:
+    uid = create_run(store, make_spec())
+    environment = replace(make_environment(), pid=other.pid)
+    RunWriter(store, uid, token_text).start(environment, share=share)
+    message = f"now: process {other.pid} on .* works on run {uid}, and would fail"
+    with pytest.raises(StoreError, match=message):
+        schema.downgrade(store, "r0003")
+    assert load_run(store, uid).status == "running"  # and every table is there
+    other.kill()
+    other.wait()
+    schema.downgrade(store, "r0003")
+
+
+def test_an_old_database_is_not_upgraded_while_a_process_works(
+    tmp_path: Path, other: "subprocess.Popen[bytes]"
+) -> None:
+    old = Path(shutil.copy(Path(__file__).with_name("golden") / "r0001.db", tmp_path / "old.db"))
+    with closing(sqlite3.connect(old)) as connection:
+        connection.execute(
+            "UPDATE runs SET status = 'running', host = ?, pid = ?, heartbeat_at = ? "
+            "WHERE id = (SELECT max(id) FROM runs)",
+            (socket.gethostname(), other.pid, session.now()),
+        )
+        connection.commit()
+    with pytest.raises(StoreError, match="Cannot migrate"):
+        Store.open(old, write=True)
+    assert [path.name for path in tmp_path.glob("old.db*")] == ["old.db"]
+    other.kill()
+    other.wait()
+    Store.open(old, write=True).close()
+
+
+def test_a_run_whose_tables_were_migrated_all_the_same_says_so(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid = create_run(store, make_spec())
+    writer = RunWriter(store, uid, token_text)
+    writer.start(make_environment(), share=True)
+    monkeypatch.setattr(schema, "_refuse_while_running", lambda *_: None)
+    with Store.open(_url(store), write=True) as second:
+        schema.downgrade(second, "r0001")
+    with pytest.raises(StoreError, match=r"migrated to revision r0001 .*mlux runs resume"):
+        writer.claim([0])
+
+
+def _url(store: Store) -> str:
+    return str(store.path or store.engine.url.render_as_string(hide_password=False))
 
 
 def test_the_documentation_is_that_of_the_tables() -> None:
