@@ -318,12 +318,11 @@ class RunWriter:
         new = sorted(rows.token_ids(batch) - self._token_keys.keys())
         if not new:
             return self._token_keys
-        wanted = set(new)
         if not self._token_keys:
-            wanted.update(connection.execute(_UNKNOWN, {"tokenizer": self._tokenizer}).scalars())
-        texts = [(token, self._token_text(token)) for token in sorted(wanted)]
+            self._learn(connection)
+        texts = [(token, self._token_text(token)) for token in new]
         found = rows.token_text_rows(self._tokenizer, texts)
-        insert(connection, "tokens", rows.TOKENS, found, _LEARNED)
+        insert(connection, "tokens", rows.TOKENS, found, _UNLESS_THERE)
         query = sa.text(
             "SELECT token_id, id FROM tokens WHERE tokenizer_id = :tokenizer AND token_id IN :new"
         ).bindparams(sa.bindparam("new", expanding=True))
@@ -332,6 +331,21 @@ class RunWriter:
             part = {"tokenizer": self._tokenizer, "new": new[start : start + 30_000]}
             keys |= dict(connection.execute(query, part).all())
         return keys
+
+    def _learn(self, connection: sa.Connection) -> None:
+        """Fills in the tokens that an earlier mlux filed by their decoded text alone.
+
+        No other row is changed: PostgreSQL would lock it, and processes that write at once, each
+        with a reference to a token that another one holds, would wait for each other.
+        """
+        unknown = connection.execute(_UNKNOWN, {"tokenizer": self._tokenizer}).scalars()
+        texts = [(token, self._token_text(token)) for token in sorted(unknown)]
+        learned = [
+            (piece, shown, tokenizer, token)
+            for tokenizer, token, _, piece, shown in rows.token_text_rows(self._tokenizer, texts)
+            if piece is not None
+        ]
+        execute_many(connection, _LEARN, learned)
 
     def _analyze(self) -> None:
         """Tells SQLite how its tables are filled: joins of many runs become much faster."""
@@ -342,12 +356,9 @@ class RunWriter:
                 connection.exec_driver_sql("ANALYZE")
 
 
-# Tokens that an earlier mlux filed by their decoded text alone.
 _UNKNOWN = sa.text("SELECT token_id FROM tokens WHERE tokenizer_id = :tokenizer AND piece IS NULL")
-_LEARNED = """
-ON CONFLICT (tokenizer_id, token_id) DO UPDATE SET piece = excluded.piece, shown = excluded.shown
-WHERE tokens.piece IS NULL AND excluded.piece IS NOT NULL
-"""
+_LEARN = "UPDATE tokens SET piece = ?, shown = ? WHERE tokenizer_id = ? AND token_id = ?"
+_UNLESS_THERE = "ON CONFLICT (tokenizer_id, token_id) DO NOTHING"
 _BEAT = "UPDATE runs SET heartbeat_at = :at WHERE id = :run AND status = 'running' AND pid = :pid"
 _MARK = """
 UPDATE trials SET status = ?, error = ?, finished_at = ?

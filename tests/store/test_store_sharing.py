@@ -5,11 +5,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from synthetic import make_environment, make_finished, make_spec, token_text, work
+from synthetic import make_environment, make_finished, make_spec, token_text, work, write_run
 
 from mlux.errors import RunError
 from mlux.store import (
@@ -21,9 +23,25 @@ from mlux.store import (
     list_runs,
     liveness,
     load_run,
+    rows,
 )
 
 WORKING = Path(__file__).with_name("sharing.py")
+
+
+@pytest.fixture
+def other() -> "Iterator[subprocess.Popen[bytes]]":
+    """Another process, which lives until the test kills it."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def writer_of(store: Store, uid: str) -> RunWriter:
+    writer = RunWriter(store, uid, token_text)
+    writer.start(make_environment())
+    return writer
 
 
 def joined(store: Store, uid: str, pid: int | None = None) -> RunWriter:
@@ -142,8 +160,13 @@ def test_processes_at_once_do_every_trial_once(store: Store, location: str) -> N
     n = 60
     uid = create_run(store, make_spec(n_prompts=n))
     command = [sys.executable, str(WORKING), location, uid]
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    done = [int(trial) for p in started for trial in p.communicate()[0].split()]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen(command, **pipes) for _ in range(3)]
+    assert [process.stdout.readline() for process in started] == ["joined\n"] * 3
+    for process in started:  # all of them before any is waited for
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    done = [int(trial) for process in started for trial in process.communicate()[0].split()]
     assert [process.returncode for process in started] == [0, 0, 0]
     assert sorted(done) == list(range(n))
     run = load_run(store, uid)
@@ -151,18 +174,35 @@ def test_processes_at_once_do_every_trial_once(store: Store, location: str) -> N
     assert sum(count for *_, count in workers(store)) == n
 
 
+@pytest.mark.parametrize("backend", ["postgresql"])  # on SQLite one writer waits for the other
+def test_runs_with_the_same_tokens_are_written_at_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(store)
+    first, second = (writer_of(store, create_run(store, make_spec(n_prompts=1))) for _ in range(2))
+    top_rows = rows.top_rows
+
+    def meanwhile(*arguments: Any) -> Any:  # the first has filed its tokens, and not yet committed
+        monkeypatch.undo()
+        second.write([make_finished(0)])
+        return top_rows(*arguments)
+
+    monkeypatch.setattr("mlux.store.writer.rows.top_rows", meanwhile)
+    first.write([make_finished(0)])
+    for writer in (first, second):
+        writer.finish("done")
+    assert {run["status"] for run in list_runs(store)} == {"done"}
+
+
 def test_a_run_shows_that_it_lives_while_a_batch_computes(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heartbeat, "SECONDS", 0.01)
     uid = create_run(store, make_spec())
-    writer = RunWriter(store, uid, token_text)
-    writer.start(make_environment())
+    writer = writer_of(store, uid)
     before = load_run(store, uid).heartbeat_at
-    deadline = time.monotonic() + 10
     while load_run(store, uid).heartbeat_at == before:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+        pass
     writer.write([make_finished(trial) for trial in range(4)])
     writer.finish("done")
     assert "mlux heartbeat" not in [thread.name for thread in threading.enumerate()]
@@ -175,8 +215,7 @@ def test_it_shows_so_no_longer_than_it_works_on_it(
     monkeypatch.setattr(heartbeat, "SECONDS", 0.01)
     with Store.open(location, write=True) as store:
         uid = create_run(store, make_spec())
-        writer = RunWriter(store, uid, token_text)
-        writer.start(make_environment())
+        writer = writer_of(store, uid)
         if end == "given up":
             del writer
             gc.collect()
@@ -185,7 +224,6 @@ def test_it_shows_so_no_longer_than_it_works_on_it(
                 connection.exec_driver_sql("UPDATE runs SET pid = pid + 1")
         else:
             store.close()
-        deadline = time.monotonic() + 10
-        while "mlux heartbeat" in [thread.name for thread in threading.enumerate()]:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        for thread in threading.enumerate():
+            if thread.name == "mlux heartbeat":
+                thread.join()
