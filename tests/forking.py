@@ -1,19 +1,24 @@
 """Processes to kill: forked from one that has imported everything, so that each costs nothing.
 
 `python forking.py CODE` runs the code, which defines `main`, then forks a child for each line of
-JSON arguments on stdin. It prints the child's pid, waits for it, and prints how it ended.
+JSON on stdin: the arguments, and the moment of its work (see `moments`) at which it dies, if it
+does. It answers with how the child ended, and how many steps it took if it came to its end.
 """
 
 import json
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 import traceback
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import cycle
 from typing import Any
+
+import moments
+
+Moment = tuple[str, int]
+"""`before` or `amid`, and which step, from 1."""
 
 
 class Forks:
@@ -26,29 +31,29 @@ class Forks:
             stdout=subprocess.PIPE,
             text=True,
         )
-        assert self._line() == "ready"
+        assert self._answer() == "ready"
 
-    def _line(self) -> str:
+    def _answer(self) -> Any:
         assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
+        return json.loads(self._process.stdout.readline())
 
-    def run(self, *arguments: Any, kill_after: float | None = None) -> int:
-        """Runs `main` in a child, killed after so many seconds; how it ended, -9 if killed."""
+    def _run(self, arguments: tuple[Any, ...], die: Moment | None) -> tuple[int, int]:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(arguments) + "\n")
+        self._process.stdin.write(json.dumps([arguments, die]) + "\n")
         self._process.stdin.flush()
-        pid = int(self._line())
-        if kill_after is not None:
-            time.sleep(kill_after)
-            with suppress(ProcessLookupError):  # it may have come to its end
-                os.kill(pid, signal.SIGKILL)
-        return os.waitstatus_to_exitcode(int(self._line()))
+        ended, steps = self._answer()
+        return ended, steps
 
-    def seconds(self, *arguments: Any) -> float:
-        """How long an undisturbed child takes."""
-        begun = time.perf_counter()
-        assert self.run(*arguments) == 0
-        return time.perf_counter() - begun
+    def steps(self, *arguments: Any) -> int:
+        """Runs `main` to its end; how many steps its work has."""
+        ended, steps = self._run(arguments, None)
+        assert ended == 0
+        return steps
+
+    def kill(self, moment: Moment, *arguments: Any) -> None:
+        """Runs `main` and kills it at this moment of its work."""
+        ended, _ = self._run(arguments, moment)
+        assert ended == -9, f"{moment} never came"
 
     def close(self) -> None:
         """Ends the process."""
@@ -58,27 +63,58 @@ class Forks:
         self._process.wait()
 
 
-def moments(count: int, seconds: float, seed: int) -> list[float]:
-    """Random instants, up to a little beyond the end."""
-    generator = random.Random(seed)
-    return [generator.uniform(0, 1.1 * seconds) for _ in range(count)]
+@contextmanager
+def forks(code: str) -> Iterator[Forks]:
+    """A process whose children can be killed, for as long as the block lasts."""
+    process = Forks(code)
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+def spread(count: int, steps: int) -> list[Moment]:
+    """So many moments, evenly from the first step to the last."""
+    ways = cycle(("before", "amid"))
+    return [(next(ways), 1 + number * steps // count) for number in range(count)]
+
+
+def work(main: Callable[..., None], arguments: list[Any], die: Moment | None) -> int:
+    """What a child does; how many steps it took."""
+    steps: list[str] = []
+    moments.each_step(steps.append)
+    if die is None:
+        main(*arguments)
+    elif die[0] == "before":
+        moments.signal_before(die[1])
+        main(*arguments)
+    else:
+        with moments.dying_amid(die[1]):
+            main(*arguments)
+    return len(steps)
 
 
 def main() -> None:
     scope: dict[str, Any] = {}
     exec(sys.argv[1], scope)
-    print("ready", flush=True)
+    print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
+        arguments, die = json.loads(line)
+        reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:
             try:
-                scope["main"](*json.loads(line))
+                steps = work(scope["main"], arguments, die)
+                os.write(writer, str(steps).encode())
             except BaseException:  # noqa: BLE001 # whatever it was, the child ends here
                 traceback.print_exc()
                 os._exit(1)
             os._exit(0)
-        print(pid, flush=True)
-        print(os.waitpid(pid, 0)[1], flush=True)
+        os.close(writer)
+        with os.fdopen(reader) as said:
+            steps = int(said.read() or 0)
+        ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        print(json.dumps([ended, steps]), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,9 @@
-"""Runs: planned, stored trial by trial, stopped, killed and resumed to the same numbers."""
+"""Runs: planned, stored trial by trial, stopped, and resumed to the same numbers."""
 
 import os
-import random
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
-import time
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +11,12 @@ import mlx.core as mx
 import pytest
 
 from mlux import compare, plan, run_experiment
+from mlux.batches import run_batch
 from mlux.engine import HookedModel, loading
 from mlux.errors import MluxError, ParameterError, PromptError, RunError, UnknownNameError
 from mlux.prompts import Prompt, PromptSet
 from mlux.runner import plan_experiment, resume
-from mlux.store import Store, load_run
+from mlux.store import Store, list_runs, load_run
 
 EXPERIMENTS = ("logit_lens", "induction_heads", "activation_patching")
 SMALL: dict[str, dict[str, Any]] = {
@@ -249,93 +245,31 @@ def rows_of(db: Path) -> dict[str, list[Any]]:
     return found
 
 
-CHILD = """
-import sys
-from mlux.runner import run_experiment
-run_experiment("logit_lens", model="demo", prompts="facts:96", batch_size=2, db=sys.argv[1])
-"""
+def test_ctrl_c_finishes_the_batch_and_the_run_can_go_on(
+    fresh_db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job: dict[str, Any] = {"model": "demo", "prompts": "facts:96", "batch_size": 2}
+    batches = plan.prepare("logit_lens", **job).batches
+    computed = []
 
+    def compute(*arguments: Any) -> Any:
+        computed.append(arguments)
+        if len(computed) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return run_batch(*arguments)
 
-def start_child(db: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", CHILD, str(db)], stderr=subprocess.PIPE)
-
-
-def progress(db: Path) -> int:
-    """How many trials are done; -1 before the run is there."""
-    if not db.exists():
-        return -1
-    try:
-        connection = sqlite3.connect(f"file:{db}?mode=ro", uri=True)
-        count = connection.execute("SELECT count(*) FROM trials WHERE status='done'").fetchone()
-        runs = connection.execute("SELECT count(*) FROM runs").fetchone()
-        connection.close()
-    except sqlite3.OperationalError:
-        return -1
-    return int(count[0]) if runs[0] else -1
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_a_run_killed_at_any_moment_resumes_to_the_same_rows(tmp_path: Path) -> None:
-    whole = tmp_path / "whole.db"
-    run_experiment("logit_lens", model="demo", prompts="facts:96", batch_size=2, db=whole)
-    expected = rows_of(whole)
-    generator = random.Random(0)
-    killed_at = []
-    for attempt in range(20):
-        db = tmp_path / f"killed{attempt}.db"
-        child = start_child(db)
-        # Anywhere between the filing of the run and its last batch, and a random instant beyond.
-        target = generator.randrange(96)
-        while progress(db) < target and child.poll() is None:
-            time.sleep(0.002)
-        time.sleep(generator.random() * 0.02)
-        child.kill()
-        child.communicate()
-        killed_at.append(progress(db))
-        check_integrity(db)
-        if killed_at[-1] < 96:
-            resume("latest", db=db)
-        check_integrity(db)
-        assert rows_of(db) == expected, f"killed after {killed_at[-1]} trials"
-    assert len(set(killed_at)) >= 10  # the kills did fall at different moments
-    assert sum(count < 96 for count in killed_at) >= 15
-
-
-def check_integrity(db: Path) -> None:
-    connection = sqlite3.connect(db)
-    assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
-    connection.close()
-
-
-@pytest.mark.timeout(120)
-def test_ctrl_c_finishes_the_batch_and_the_run_can_go_on(tmp_path: Path) -> None:
-    db = tmp_path / "stopped.db"
-    child = start_child(db)
-    while progress(db) < 10 and child.poll() is None:
-        time.sleep(0.002)
-    os.kill(child.pid, signal.SIGINT)
-    _, stderr = child.communicate()
-    assert child.returncode != 0
-    assert b"mlux runs resume" in stderr
-    done = progress(db)
-    assert 10 <= done < 96
-    batches = plan.prepare("logit_lens", model="demo", prompts="facts:96", batch_size=2).batches
-    assert done in accumulate(len(batch) for batch in batches)
-    with Store.open(db) as store:
-        assert load_run(store, latest(db)).status == "crashed"
-    resume("latest", db=db)
-    assert progress(db) == 96
+    monkeypatch.setattr("mlux.execution.run_batch", compute)
+    with pytest.raises(KeyboardInterrupt, match="mlux runs resume"):
+        run_experiment("logit_lens", **job, db=fresh_db)
+    with Store.open(fresh_db) as store:
+        stopped = load_run(store, list_runs(store)[0]["run"])
+    assert stopped.status == "crashed"
+    assert stopped.counts["done"] == sum(len(batch) for batch in batches[:5])
+    assert resume("latest", db=fresh_db).status == "done"
+    with Store.open(fresh_db) as store:
+        assert load_run(store, stopped.uid).counts["done"] == 96
     with pytest.raises(RunError, match="is done; nothing is left to do"):
-        resume("latest", db=db)
-
-
-def latest(db: Path) -> str:
-    connection = sqlite3.connect(db)
-    uid: str = connection.execute("SELECT uid FROM runs").fetchone()[0]
-    connection.close()
-    return uid
+        resume("latest", db=fresh_db)
 
 
 def test_a_run_does_not_resume_on_another_model_or_another_code(

@@ -81,7 +81,7 @@ def test_threads_that_overlap_give_blas_its_cores_back() -> None:
 
     def slow() -> mx.array:
         first.set()
-        assert second.wait(10)
+        second.wait()
         return mx.array(1)
 
     def run() -> None:
@@ -89,10 +89,10 @@ def test_threads_that_overlap_give_blas_its_cores_back() -> None:
 
     outer = threading.Thread(target=run)
     outer.start()
-    assert first.wait(10)
+    first.wait()
     assert [x.item() for x in lanes.side_by_side([lambda: mx.array(2)], lanes=2)] == [2]
     second.set()
-    outer.join(10)
+    outer.join()
     assert found == [1]
     assert blas_threads() == before
     assert [x.item() for x in lanes.side_by_side([lambda: mx.array(3)], lanes=2)] == [3]

@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +20,15 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     "--hide-scrollbars",
 )
+DRAWN = """
+new Promise((done) => {
+  const root = document.documentElement;
+  const look = () => { if ("drawn" in root.dataset) done(); };
+  new MutationObserver(look).observe(root, { attributes: true });
+  look();
+})
+"""
+IDLE = "new Promise((done) => requestAnimationFrame(() => requestIdleCallback(() => done())))"
 
 
 @dataclass
@@ -66,11 +74,10 @@ class Browser:
                    deviceScaleFactor=1, mobile=width < 500)  # fmt: skip
         self._events.clear()
         self._call("Page.navigate", url=page.as_uri())
-        deadline = time.monotonic() + 60
-        ready = "document.readyState === 'complete' && 'drawn' in document.documentElement.dataset"
-        while not self.evaluate(ready) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(0.3)  # for what would come late
+        while all(event["method"] != "Page.loadEventFired" for event in self._events):
+            self._events.append(self._receive())
+        self.evaluate(DRAWN)
+        self.evaluate(IDLE)  # for what would come late
         facts = {name: self.evaluate(script) for name, script in measure.items()}
         shot = self._call("Page.captureScreenshot", captureBeyondViewport=True)
         found = Visit(facts=facts, screenshot=base64.b64decode(shot["data"]))
@@ -79,8 +86,10 @@ class Browser:
         return found
 
     def evaluate(self, script: str) -> Any:
-        """The value of an expression on the page."""
-        done = self._call("Runtime.evaluate", expression=script, returnByValue=True)
+        """The value of an expression on the page, or of what it promises."""
+        done = self._call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         return done["result"].get("value")
 
     def close(self) -> None:
@@ -154,7 +163,7 @@ def running(program: str) -> Iterator[Browser]:
             browser = Browser(answers[0], orders[1])
             yield browser
             browser.close()
-            process.wait(timeout=20)
+            process.wait()
         finally:
             if process.poll() is None:
                 process.kill()

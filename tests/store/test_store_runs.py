@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from mlux.store import (
     RunWriter,
     Store,
     TrialSpec,
+    backends,
     create_run,
     info,
     list_models,
@@ -492,11 +492,19 @@ def test_a_lock_that_is_held_longer_than_one_wait_is_waited_for(
     db: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mlux.store.sqlite_file.BUSY_SECONDS", 0.05)
+    refused = threading.Event()
+    is_busy = backends.is_busy
+
+    def refuse(error: sa.exc.OperationalError) -> bool:
+        refused.set()
+        return is_busy(error)
+
+    monkeypatch.setattr(backends, "is_busy", refuse)
     with Store.open(db, write=True) as first, Store.open(db, write=True) as second:
         with first.writing():
             waiting = threading.Thread(target=write_run, args=(second,))
             waiting.start()
-            time.sleep(0.3)
+            refused.wait()
         waiting.join()
         assert [run["status"] for run in list_runs(first)] == ["done"]
 

@@ -4,8 +4,6 @@ import gc
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,15 +25,6 @@ from mlux.store import (
 )
 
 WORKING = Path(__file__).with_name("sharing.py")
-
-
-@pytest.fixture
-def other() -> "Iterator[subprocess.Popen[bytes]]":
-    """Another process, which lives until the test kills it."""
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    yield process
-    process.kill()
-    process.communicate()
 
 
 def writer_of(store: Store, uid: str) -> RunWriter:
