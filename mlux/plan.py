@@ -12,7 +12,7 @@ from mlux import params as parameters
 from mlux import prompts as prompt_sets
 from mlux import registry
 from mlux.errors import ModelError, ParameterError
-from mlux.gate import MIN_GAP, Baseline, GateOptions, sentence
+from mlux.gate import METRICS, MIN_GAP, Baseline, GateOptions, sentence
 from mlux.limits import check as check_range
 from mlux.prompts import PromptSet
 from mlux.provenance import environment
@@ -114,7 +114,7 @@ class Prepared:
         from mlux.methods.baseline import baselines
 
         kind, gap = self.experiment.gate, self.gate.min_gap
-        return baselines(self.model, self.encoded, kind, min_gap=gap, rows=self.batch_size)
+        return baselines(self.model, self.encoded, kind, min_gap=gap, memory=self.memory)
 
     @property
     def counted(self) -> tuple[bool, ...]:
@@ -176,6 +176,9 @@ class Prepared:
         passes = self._fit_cost() + sum(cost.forward_passes for cost in costs)
         if self.experiment.gate:
             passes += len(self.encoded) * (2 if self.experiment.gate == "pair" else 1)
+        values = sum(cost.values for cost in costs)
+        if self.experiment.gate:
+            values += len(METRICS) * len(self.trials)
         return Plan(
             experiment=self.experiment.name,
             model=self.model.identity.name,
@@ -185,7 +188,7 @@ class Prepared:
             n_trials=len(self.trials),
             n_batches=len(self.batches),
             forward_passes=round(passes),
-            bytes=BYTES_PER_VALUE * sum(cost.values for cost in costs),
+            bytes=BYTES_PER_VALUE * values,
             seconds=passes * self._seconds_a_pass() if timed else None,
             n_unknown=sum(self._has_unknown(encoded) for encoded in self.encoded),
             n_dropped=len(self.dropped),

@@ -77,6 +77,7 @@ def test_a_run_stops_when_more_trials_failed_than_it_may_have(fresh_db: Path) ->
         "model": "demo",
         "prompts": FAILING,
         "params": {"sites": "attn_out", "controls": False},
+        "keep_unsolved": True,
         "batch_size": 1,
     }
     run = run_experiment("activation_patching", **job, db=fresh_db, max_failures=2)

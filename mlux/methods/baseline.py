@@ -6,9 +6,10 @@ import mlx.core as mx
 
 from mlux.engine import HookedModel
 from mlux.engine.arrays import numbers
-from mlux.engine.trials import EncodedPrompt
+from mlux.engine.trials import MEMORY, EncodedPrompt
 from mlux.errors import PromptError
 from mlux.gate import Baseline, Kind, judge
+from mlux.methods.budget import batches_in_budget
 from mlux.methods.scores import logit_diff, scored_logits
 
 
@@ -18,7 +19,7 @@ def baselines(
     kind: Kind,
     *,
     min_gap: float,
-    rows: int,
+    memory: int = MEMORY,
 ) -> tuple[Baseline, ...]:
     """Runs every prompt as it is, and its corrupted form for a `pair`.
 
@@ -27,21 +28,24 @@ def baselines(
         prompts: With the roles that the kind needs.
         kind: What is taken for granted.
         min_gap: The least difference between the two forms, in logits.
-        rows: Prompts of equal length in one pass.
+        memory: Bytes that may be held at once beside the model.
+
+    Raises:
+        ParameterError: If one prompt alone needs more memory.
 
     Example:
         >>> from mlux import HookedModel, prompts
         >>> from mlux.engine.trials import encode
         >>> model = HookedModel.from_pretrained("demo")
         >>> encoded = [encode(model, prompt) for prompt in prompts.load("facts:2").prompts]
-        >>> [one.unsolved for one in baselines(model, encoded, "answer", min_gap=1.0, rows=2)]
+        >>> [one.unsolved for one in baselines(model, encoded, "answer", min_gap=1.0)]
         [None, None]
     """
-    leads = _leads(model, [prompt.ids for prompt in prompts], prompts, kind, rows)
+    leads = _leads(model, [prompt.ids for prompt in prompts], prompts, kind, memory)
     corrupted: Sequence[float | None] = [None] * len(prompts)
     if kind == "pair":
         others = [prompt.corrupted or () for prompt in prompts]
-        corrupted = _leads(model, others, prompts, kind, rows)
+        corrupted = _leads(model, others, prompts, kind, memory)
     return tuple(
         judge(kind, lead, other, min_gap=min_gap)
         for lead, other in zip(leads, corrupted, strict=True)
@@ -53,19 +57,19 @@ def _leads(
     texts: Sequence[Sequence[int]],
     prompts: Sequence[EncodedPrompt],
     kind: Kind,
-    rows: int,
+    memory: int,
 ) -> list[float]:
     """The answer's lead after each text; texts of one length run together, so none is padded."""
     by_length: dict[int, list[int]] = {}
     for number, ids in enumerate(texts):
         by_length.setdefault(len(ids), []).append(number)
     found: dict[int, float] = {}
-    for alike in by_length.values():
+    for seq, alike in by_length.items():
+        rows = _rows_in_budget(model, len(alike), seq, memory)
         for start in range(0, len(alike), rows):
             part = alike[start : start + rows]
             tokens = mx.array([list(texts[number]) for number in part], dtype=mx.int32)
-            last = mx.full((len(part),), tokens.shape[1] - 1, dtype=mx.int32)
-            logits = scored_logits(model, tokens, last)
+            logits = _last_logits(model, tokens)
             answers = mx.array([prompts[number].answer for number in part])
             if kind == "answer":
                 values = _over_all_others(logits, answers)
@@ -74,6 +78,21 @@ def _leads(
                 values = logit_diff(logits, answers, wrong)
             found |= dict(zip(part, numbers(values), strict=True))
     return [found[number] for number in range(len(texts))]
+
+
+def _rows_in_budget(model: HookedModel, n_prompts: int, seq: int, memory: int) -> int:
+    def trial(rows: int) -> None:
+        mx.eval(_last_logits(model, mx.zeros((rows, seq), dtype=mx.int32)))
+
+    return batches_in_budget(
+        model, trial, key=("baseline", seq), budget=memory, groups=[n_prompts], seq=seq
+    ).rows
+
+
+def _last_logits(model: HookedModel, tokens: mx.array) -> mx.array:
+    """[rows, vocab_size] after texts of equal length, [rows, seq]."""
+    last = mx.full((tokens.shape[0],), tokens.shape[1] - 1, dtype=mx.int32)
+    return scored_logits(model, tokens, last)
 
 
 def _over_all_others(logits: mx.array, answers: mx.array) -> mx.array:
@@ -99,6 +118,9 @@ def require_difference(clean: float, corrupted: float) -> None:
 
     Raises:
         PromptError: If two runs have the same logit difference.
+
+    Example:
+        >>> require_difference(1.0, 2.0)
     """
     if not differ(clean, corrupted):
         raise PromptError(

@@ -105,7 +105,17 @@ def learn_refusal(
 
 
 def require_length(encoded: Sequence[EncodedPrompt], positions: int) -> None:
-    """Raises ParameterError if a prompt has fewer tokens than candidates are read at."""
+    """Stops a search that would read candidates before a prompt's first token.
+
+    Raises:
+        ParameterError: If a prompt has fewer tokens than candidates are read at.
+
+    Example:
+        >>> from mlux import HookedModel, prompts
+        >>> from mlux.engine.trials import encode
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> require_length([encode(model, one) for one in prompts.load("facts:2").prompts], 2)
+    """
     shortest = min(len(one.ids) for one in encoded)
     if shortest < positions:
         raise ParameterError(f"A prompt has {shortest} tokens; positions is {positions}.")
@@ -121,6 +131,16 @@ def split(
 
     Raises:
         ParameterError: If a label has too few prompts for all three.
+
+    Example:
+        >>> from collections import Counter
+        >>> from mlux import HookedModel, prompts
+        >>> from mlux.engine.trials import encode
+        >>> model = HookedModel.from_pretrained("demo")
+        >>> encoded = [encode(model, one) for one in prompts.load("requests:40").prompts]
+        >>> parts = split(encoded, ("harmful", "harmless"), (0.4, 0.2), seed=0)
+        >>> sorted(Counter(parts.values()).items())
+        [(0, 16), (1, 8), (2, 16)]
     """
     own = [one.prompt.label for one in encoded]
     parts = stratified_split(own, shares, seed)

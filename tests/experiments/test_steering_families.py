@@ -77,5 +77,5 @@ def test_a_block_that_cannot_see_the_difference_gives_no_candidate() -> None:
     }
     found = candidate_directions(model, rows["harmful"], rows["harmless"], [0, 1, 2], [-1])
     assert sorted(found) == [(1, -1), (2, -1)]
-    with pytest.raises(ParameterError, match="makes harmless prompts refused when added"):
-        plan.fit()  # untrained, it refuses nothing
+    with pytest.raises(ParameterError, match="The model refuses none of 10 prompts"):
+        plan.fit()  # untrained
