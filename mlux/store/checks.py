@@ -28,7 +28,7 @@ def store_checks(
     """
     text = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     with store.writing() as connection:
-        key, time = file_model(connection, model), now()
+        key, time = file_model(connection, model), now(connection)
         connection.execute(sa.text("DELETE FROM model_checks WHERE model_id = :key"), {"key": key})
         lines = [
             (key, row["site"], row["verdict"], row["error"], row["reason"], time, text)

@@ -94,7 +94,6 @@ def add_claim(
         "text": _text(text),
         "status": _status(status),
         "note": note and _text(note),
-        "now": now(),
     }
     uids = [resolve_run(store, run) for run in runs]
     query = (
@@ -102,7 +101,7 @@ def add_claim(
         "VALUES (:uid, :text, :status, :note, :now, :now)"
     )
     with store.writing() as connection:
-        connection.execute(sa.text(query), values)
+        connection.execute(sa.text(query), values | {"now": now(connection)})
         _link(connection, uid, uids)
     return load_claim(store, uid)
 
@@ -152,7 +151,7 @@ def edit_claim(
     with store.writing() as connection:
         statement = sa.text(f"UPDATE claims SET {sets} WHERE uid = :uid")
         given = {name: changes[name] or None for name in changed}
-        connection.execute(statement, {"uid": uid, "updated_at": now(), **given})
+        connection.execute(statement, {"uid": uid, "updated_at": now(connection), **given})
         _link(connection, uid, added)
         query = "DELETE FROM claim_runs WHERE claim_id = :claim AND run_id = :run"
         for run in removed:

@@ -86,7 +86,7 @@ def _insert_run(connection: sa.Connection, spec: RunSpec, uid: str) -> int:
         "rerun_of": spec.rerun_of,
         "note": spec.note,
         "code_hash": spec.code_hash,
-        "created_at": now(),
+        "created_at": now(connection),
         **environment_columns(environment),
     }
     return _put(connection, "runs", {"uid": uid}, values)

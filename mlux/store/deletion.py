@@ -46,7 +46,7 @@ def _move(store: Store, uids: Iterable[str], kind: str, deleted_at: str) -> None
                     f"UPDATE runs SET deleted_at = {deleted_at} WHERE uid = :uid "
                     f"AND deleted_at IS {'NULL' if kind == 'deleted' else 'NOT NULL'}"
                 ),
-                {"uid": uid, "at": now()},
+                {"uid": uid, "at": now(connection)},
             )
             if moved.rowcount:
                 record_event(connection, uid, kind, "")

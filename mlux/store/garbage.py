@@ -3,14 +3,14 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from mlux.store import artifacts
 from mlux.store.deletion import erase_runs
-from mlux.store.session import Store
+from mlux.store.session import Store, now
 
 # A file that is being written has another name until it is whole. No writing takes a day.
 _ABANDONED_SECONDS = 86_400
@@ -47,8 +47,10 @@ def collect_garbage(
     Raises:
         StoreError: If the notebook cannot be written.
     """
-    limit = (datetime.now(UTC) - older_than).isoformat(timespec="milliseconds")
     with store.reading() as connection:
+        limit = (datetime.fromisoformat(now(connection)) - older_than).isoformat(
+            timespec="milliseconds"
+        )
         query = sa.text("SELECT uid FROM runs WHERE deleted_at <= :limit ORDER BY id")
         runs = tuple(connection.execute(query, {"limit": limit}).scalars())
         if dry_run:

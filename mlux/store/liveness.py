@@ -1,45 +1,115 @@
 """Whether the process that works on a run is still there.
 
 A killed process cannot say so, so whoever reads looks: a run that is `running` without its process
-has crashed. Of another machine only the heartbeat is known.
+has crashed. Of another machine only the heartbeat is known: not how old it is, since no two clocks
+agree, but whether it changes.
 """
 
 import os
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from enum import Enum, auto
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 import sqlalchemy as sa
 
 from mlux.errors import StoreError
+from mlux.store.backends import WRITING
 from mlux.store.session import Store, now
 
 SILENCE = timedelta(minutes=10)
-"""After this long without a heartbeat from another machine its process counts as gone.
+"""A process of which only its signs of life are known counts as gone if somebody saw that there was
+none, and somebody after this time still sees the same last one."""
 
-Many heartbeats, because the clocks of two machines differ."""
+LONG_SILENCE = timedelta(days=1)
+"""After this long it counts as gone at first sight: no clock is so wrong."""
 
 at_work: WeakValueDictionary[str, object] = WeakValueDictionary()
 """Uid → this process's writer of that run; a run of ours that is not here was given up."""
 
 
-def is_alive(uid: str, host: str, pid: int, heartbeat_at: str) -> bool:
-    """Whether the process that last worked on a run still does."""
-    if host != socket.gethostname():
-        return datetime.now(UTC) - datetime.fromisoformat(heartbeat_at) < SILENCE
-    if pid == os.getpid():
-        return uid in at_work
+def is_alive(connection: sa.Connection, uid: str, host: str, pid: int, heartbeat_at: str) -> bool:
+    """Whether the process that last worked on a run still does; if in doubt, it does.
+
+    In a transaction that writes, the doubt is noted, for a later look to decide.
+    """
+    found = _state(connection, uid, host, pid, heartbeat_at)
+    if found is _State.SILENT and connection.get_execution_options().get(WRITING):
+        _note_silence(connection, uid, host, pid, heartbeat_at)
+    return found is not _State.GONE
+
+
+class _State(Enum):
+    """What is known of a process."""
+
+    ALIVE = auto()
+    SILENT = auto()  # it seems to be gone, and nobody has noted so
+    GONE = auto()
+
+
+def _state(connection: sa.Connection, uid: str, host: str, pid: int, heartbeat_at: str) -> _State:
+    """A clock may be set while a run goes on, and two machines have two.
+
+    So a last sign of life that seems to be old is not believed before it was seen twice.
+    """
+    last, time = (datetime.fromisoformat(text) for text in (heartbeat_at, now(connection)))
+    if host == socket.gethostname():
+        if pid == os.getpid():
+            return _State.ALIVE if uid in at_work else _State.GONE
+        if not _exists(pid):
+            return _State.GONE
+        started = _started(pid)
+        # The number may have been given to a new process since.
+        if started is None or started <= last:
+            return _State.ALIVE
+    elif time - last < SILENCE:
+        return _State.ALIVE
+    if time - last > LONG_SILENCE:
+        return _State.GONE
+    noted = connection.execute(
+        sa.text(
+            "SELECT max(e.at) FROM run_events AS e JOIN runs AS r ON r.id = e.run_id "
+            "WHERE r.uid = :uid AND e.kind = :kind AND e.message = :message"
+        ),
+        {"uid": uid, "kind": _SILENT, "message": _silence(host, pid) + heartbeat_at},
+    ).scalar()
+    if noted is None:
+        return _State.SILENT
+    return _State.GONE if time - datetime.fromisoformat(noted) > SILENCE else _State.ALIVE
+
+
+_SILENT = "silent"
+
+
+def _silence(host: str, pid: int) -> str:
+    return f"no sign of life of process {pid} on {host} since "
+
+
+def _note_silence(
+    connection: sa.Connection, uid: str, host: str, pid: int, heartbeat_at: str
+) -> None:
+    """Adds to a run's history that a process seems to be gone, in place of what was seen before."""
+    seen = _silence(host, pid)
+    connection.execute(
+        sa.text(
+            "DELETE FROM run_events WHERE run_id = (SELECT id FROM runs WHERE uid = :uid) "
+            "AND kind = :kind AND substr(message, 1, :length) = :seen"
+        ),
+        {"uid": uid, "kind": _SILENT, "length": len(seen), "seen": seen},
+    )
+    record_event(connection, uid, _SILENT, seen + heartbeat_at)
+
+
+def _exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         pass
-    started = _started(pid)
-    # The number may have been given to a new process since.
-    return started is None or started <= datetime.fromisoformat(heartbeat_at)
+    return True
 
 
 def _started(pid: int) -> datetime | None:
@@ -67,20 +137,26 @@ def mark_crashed(store: Store) -> set[str]:
     with store.reading() as connection:
         running = connection.execute(sa.text(_RUNNING)).all()
         workers = connection.execute(sa.text(_WORKERS)).all() if running else []
-    alive = {row.uid for row in (*running, *workers) if is_alive(*row)}
+        states = {tuple(row): _state(connection, *row) for row in (*running, *workers)}
+    alive = {uid for (uid, *_), found in states.items() if found is not _State.GONE}
+    silent = [row for row, found in states.items() if found is _State.SILENT]
     gone = [tuple(row) for row in running if row.uid not in alive]
-    if not gone:
+    if not (gone or silent):
         return set()
     try:
         with store.mending() as connection_or_none:
             if connection_or_none is not None:
+                for row in silent:
+                    _note_silence(connection_or_none, *row)
                 for uid, _, pid, heartbeat_at in gone:
                     _mark(connection_or_none, uid, pid, heartbeat_at)
                 return set()
     except StoreError:
         # Somebody holds the lock; the next reader will mark them.
-        pass
-    return {uid for uid, *_ in gone}
+        return {uid for uid, *_ in gone}
+    # Nobody can note anything here, so what is silent stays so.
+    sure = {uid for (uid, *_), found in states.items() if found is _State.ALIVE}
+    return {uid for uid, *_ in running if uid not in sure}
 
 
 def is_worked_on(connection: sa.Connection, uid: str) -> bool:
@@ -93,7 +169,7 @@ def at_work_now(connection: sa.Connection) -> Iterator[tuple[str, str, int]]:
     shared = sa.inspect(connection).has_table("run_workers")
     for query in (_RUNNING, _WORKERS) if shared else (_RUNNING,):
         for uid, host, pid, heartbeat_at in connection.execute(sa.text(query)).all():
-            if is_alive(uid, host, pid, heartbeat_at):
+            if is_alive(connection, uid, host, pid, heartbeat_at):
                 yield uid, host, pid
 
 
@@ -125,5 +201,5 @@ def record_event(connection: sa.Connection, uid: str, kind: str, message: str) -
             "INSERT INTO run_events (run_id, at, kind, message) "
             "SELECT id, :at, :kind, :message FROM runs WHERE uid = :uid"
         ),
-        {"uid": uid, "at": now(), "kind": kind, "message": message},
+        {"uid": uid, "at": now(connection), "kind": kind, "message": message},
     )

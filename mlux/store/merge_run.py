@@ -169,7 +169,7 @@ def _settle(
     if left and status == "done":
         changes["status"] = "crashed"
     elif not left and status != "done":
-        ended = changes.get("finished_at") or now()
+        ended = changes.get("finished_at") or now(connection)
         changes |= {"status": "done", "error": None, "finished_at": ended}
     if changes:
         sets = ", ".join(f"{name} = :{name}" for name in changes)

@@ -35,6 +35,7 @@ def upgrade(store: session.Store) -> None:
         StoreError: If the notebook is newer than this mlux or cannot be written, or a process works
             on one of its runs.
     """
+    _look_who_works(store)
     with _backed_up() as backup, store.migrating() as connection:
         _lock(connection)
         found = _revision(connection)
@@ -64,6 +65,7 @@ def downgrade(store: session.Store, revision: str) -> Path | None:
         UnknownNameError: If there is no such revision.
         StoreError: If the notebook cannot be written, or a process works on one of its runs.
     """
+    _look_who_works(store)
     with _backed_up() as backup, store.migrating() as connection:
         _lock(connection)
         config = _config(connection)
@@ -129,6 +131,13 @@ def _backed_up() -> Iterator[_Backup]:
         if backup.path is not None:
             backup.path.unlink()
         raise
+
+
+def _look_who_works(store: session.Store) -> None:
+    """Notes whose signs of life are missing, so that also a migration that is refused does so."""
+    with store.writing() as connection:
+        if _revision(connection) is not None:
+            list(liveness.at_work_now(connection))
 
 
 def _refuse_while_running(connection: sa.Connection, location: str) -> None:

@@ -9,7 +9,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -43,9 +43,31 @@ def default_location() -> str:
     return os.environ.get(VARIABLE) or DEFAULT_NAME
 
 
-def now() -> str:
-    """The time as it is stored: ISO-8601 in UTC, which sorts by time."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def now(connection: sa.Connection) -> str:
+    """The time as it is stored: ISO-8601 in UTC, which sorts by time.
+
+    On a server it is the server's, because the clocks of those who use it differ.
+    """
+    if connection.dialect.name == "postgresql":
+        return str(connection.execute(_SERVER_TIME).scalar_one())
+    return _as_stored(datetime.now(UTC))
+
+
+def later(time: str, before: str | None) -> str:
+    """A time, or if the clock was set back since, the least time after the one before."""
+    if before is None or time > before:
+        return time
+    return _as_stored(datetime.fromisoformat(before) + timedelta(milliseconds=1))
+
+
+def _as_stored(time: datetime) -> str:
+    return time.isoformat(timespec="milliseconds")
+
+
+_SERVER_TIME = sa.text(
+    "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', "
+    """'YYYY-MM-DD"T"HH24\\:MI\\:SS.MS"+00\\:00"')"""
+)
 
 
 class Store:

@@ -38,7 +38,7 @@ def join(connection: sa.Connection, run: int, environment: Environment) -> int:
             "host": environment.host,
             "pid": environment.pid,
             "device": environment.device,
-            "at": now(),
+            "at": now(connection),
         },
     )
     return number
@@ -75,7 +75,7 @@ def dismiss_dead(connection: sa.Connection, run: int, uid: str) -> None:
         {"run": run},
     ).all()
     for worker, host, pid, heartbeat_at in workers:
-        if not liveness.is_alive(uid, host, pid, heartbeat_at):
+        if not liveness.is_alive(connection, uid, host, pid, heartbeat_at):
             leave(connection, run, worker)
 
 
@@ -90,7 +90,7 @@ def leave(connection: sa.Connection, run: int, worker: int) -> bool:
             "UPDATE run_workers SET finished_at = :at "
             "WHERE run_id = :run AND worker = :worker AND finished_at IS NULL"
         ),
-        {"at": now(), "run": run, "worker": worker},
+        {"at": now(connection), "run": run, "worker": worker},
     )
     connection.execute(
         sa.text(

@@ -18,7 +18,7 @@ from mlux.store.creation import create_run, environment_columns, put_versions
 from mlux.store.heartbeat import Heartbeat
 from mlux.store.liveness import record_event
 from mlux.store.records import EndStatus, FinishedTrial
-from mlux.store.session import Store, execute_many, insert, now
+from mlux.store.session import Store, execute_many, insert, later, now
 
 if TYPE_CHECKING:
     from mlux.store.artifacts import Placed
@@ -48,6 +48,7 @@ class RunWriter:
         self._token_keys: dict[int, int] = {}
         self._worker: int | None = None
         self._heartbeat: Heartbeat | None = None
+        self._beaten: str | None = None  # the last sign of life; each is later than the one before
         with store.reading() as connection:
             row = connection.execute(
                 sa.text(
@@ -92,11 +93,12 @@ class RunWriter:
             sharing.dismiss_dead(connection, self._run, self._uid)
             shared = sharing.n_at_work(connection, self._run) > 0
             taken = status == "running" and (
-                shared or liveness.is_alive(self._uid, host, pid, heartbeat)
+                shared or liveness.is_alive(connection, self._uid, host, pid, heartbeat)
             )
             if taken and not (shared and share):
                 raise RunError(f"Process {pid} on {host} is working on run {self._uid}.")
             if not taken:
+                self._beaten = later(now(connection), heartbeat)
                 self._begin(connection, environment, resumed=status != "queued")
             if share:
                 self._worker = sharing.join(connection, self._run, environment)
@@ -105,7 +107,7 @@ class RunWriter:
         self._heartbeat = Heartbeat(self._sign)
 
     def _begin(self, connection: sa.Connection, environment: Environment, *, resumed: bool) -> None:
-        values = environment_columns(environment) | {"pid": environment.pid, "at": now()}
+        values = environment_columns(environment) | {"pid": environment.pid, "at": self._beaten}
         changes = ", ".join(f"{name} = :{name}" for name in values if name != "at")
         connection.execute(
             sa.text(
@@ -269,7 +271,7 @@ class RunWriter:
                 "UPDATE runs SET status = :status, error = :error, finished_at = :at "
                 "WHERE id = :run"
             ),
-            {"run": self._run, "status": status, "error": error, "at": now()},
+            {"run": self._run, "status": status, "error": error, "at": self._beaten},
         )
         record_event(connection, self._uid, status, error or "")
 
@@ -282,7 +284,8 @@ class RunWriter:
     def _beat(self, connection: sa.Connection) -> None:
         """A sign of life, and proof that the run is still ours."""
         statement = _BEAT if self._worker is None else sharing.BEAT
-        values = {"at": now(), "run": self._run, "pid": self._pid, "worker": self._worker}
+        self._beaten = later(now(connection), self._beaten)
+        values = {"at": self._beaten, "run": self._run, "pid": self._pid, "worker": self._worker}
         if connection.execute(sa.text(statement), values).rowcount != 1:
             raise RunError(f"Run {self._uid} is no longer this process's; it was taken over.")
 
@@ -293,7 +296,7 @@ class RunWriter:
         )
 
     def _mark(self, connection: sa.Connection, batch: Sequence[FinishedTrial]) -> None:
-        time, worker = now(), -1 if self._worker is None else self._worker
+        time, worker = self._beaten, -1 if self._worker is None else self._worker
         marks = [
             (
                 "done" if one.error is None else "failed",

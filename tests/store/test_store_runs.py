@@ -2,11 +2,15 @@
 
 import math
 import os
+import re
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime, timedelta, tzinfo
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +44,10 @@ from mlux.store import (
     liveness,
     load_run,
     resolve_run,
+    session,
     show_model,
 )
+from mlux.store.session import now
 
 
 def rows(store: Store, query: str, **values: Any) -> list[tuple[Any, ...]]:
@@ -335,19 +341,103 @@ def test_a_crash_is_shown_also_where_it_cannot_be_written_down(
     assert load_run(store, uid).status == "crashed"
 
 
-@pytest.mark.parametrize(("ago", "alive"), [("2000-01-01T00:00:00+00:00", False), (None, True)])
-def test_another_machine_is_trusted_by_its_heartbeat(ago: str | None, alive: bool) -> None:
-    from mlux.store.session import now
+@pytest.mark.parametrize(
+    ("host", "heartbeat", "alive"),
+    [
+        ("elsewhere", "2000-01-01T00:00:00+00:00", False),
+        ("elsewhere", "2999-01-01T00:00:00+00:00", True),
+        (socket.gethostname(), "2999-01-01T00:00:00+00:00", True),
+        # The number of a process was given anew since: known only where /proc says when it started.
+        (socket.gethostname(), "2000-01-01T00:00:00+00:00", not Path("/proc/self/stat").exists()),
+    ],
+)
+def test_a_sign_of_life_of_long_ago_is_none(
+    store: Store, host: str, heartbeat: str, alive: bool
+) -> None:
+    with store.reading() as connection:
+        assert liveness.is_alive(connection, "x", host, os.getppid(), heartbeat) is alive
 
-    assert liveness.is_alive("x", "elsewhere", 1, ago or now()) is alive
+
+def _beat(store: Store, ago: timedelta, **where: Any) -> None:
+    """A sign of life by a clock that is wrong: also by another machine or process."""
+    with store.writing() as connection:
+        time = datetime.fromisoformat(now(connection)) - ago
+        sets = where | {"heartbeat_at": time.isoformat(timespec="milliseconds")}
+        names = ", ".join(f"{name} = :{name}" for name in sets)
+        for table in ("runs", "run_workers"):
+            connection.execute(sa.text(f"UPDATE {table} SET {names}"), sets)
 
 
-def test_a_process_number_given_anew_is_not_the_old_process() -> None:
-    host = make_environment().host
-    parent = os.getppid()
-    assert liveness.is_alive("x", host, parent, "2999-01-01T00:00:00+00:00")
-    if Path("/proc/self/stat").exists():
-        assert not liveness.is_alive("x", host, parent, "2000-01-01T00:00:00+00:00")
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("step", [timedelta(minutes=11), timedelta(hours=1), -timedelta(hours=1)])
+@pytest.mark.parametrize("here", [True, False])
+def test_a_clock_that_is_set_or_differs_ends_no_run(
+    store: Store,
+    here: bool,
+    step: timedelta,
+    share: bool,
+    other: "subprocess.Popen[bytes]",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The process lives, and its last sign of life seems to be from before it was started."""
+    where = {"host": make_environment().host if here else "elsewhere", "pid": other.pid}
+    uid = create_run(store, make_spec())
+    with monkeypatch.context() as patched:
+        patched.setattr(liveness, "at_work", {})
+        RunWriter(store, uid, token_text).start(
+            replace(make_environment(), pid=other.pid), share=share
+        )
+    for late in (timedelta(0), timedelta(seconds=1), timedelta(seconds=2)):
+        _beat(store, step - late, **where)
+        assert [run["status"] for run in list_runs(store)] == ["running"]
+        assert load_run(store, uid).status == "running"
+        with pytest.raises(RunError, match="working on run"):
+            writer_of(store, uid)
+    silent = {one.message for one in load_run(store, uid).events if one.kind == "silent"}
+    seems_gone = step > timedelta(0) and (not here or Path("/proc/self/stat").exists())
+    assert len(silent) == int(seems_gone)  # in place of those of before
+    monkeypatch.setattr(liveness, "SILENCE", timedelta(0))  # a look after this time
+    assert load_run(store, uid).status == ("crashed" if seems_gone else "running")
+
+
+def test_a_clock_that_is_set_back_leaves_the_times_of_a_run_in_order(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid = create_run(store, make_spec())
+    run = writer_of(store, uid)
+    begun = load_run(store, uid)
+    back = (f"2020-01-01T00:00:0{second}.000+00:00" for second in count())
+    monkeypatch.setattr("mlux.store.writer.now", lambda _: next(back))
+    beats = [begun.heartbeat_at]
+    for trial in range(4):
+        run.write([make_finished(trial)])
+        beats.append(load_run(store, uid).heartbeat_at)
+    run.finish("done")
+    assert beats == sorted(set(filter(None, beats)))
+    ended = load_run(store, uid).finished_at
+    assert ended is not None
+    assert begun.started_at is not None
+    assert ended > begun.started_at
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_the_time_of_a_server_is_its_own(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stopped(datetime):
+        """This machine's clock, which nobody asks."""
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Stopped":
+            raise AssertionError
+
+    monkeypatch.setattr(session, "datetime", Stopped)
+    uid = write_run(store)
+    clock = "SELECT clock_timestamp()"
+    with store.reading() as connection:
+        time = datetime.fromisoformat(now(connection))
+        assert time <= connection.exec_driver_sql(clock).scalar_one()
+    run = load_run(store, uid)
+    for text in (run.created_at, run.started_at, run.heartbeat_at, run.finished_at):
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", text or "")
 
 
 def test_a_run_is_found_by_what_a_person_types(store: Store) -> None:

@@ -236,7 +236,7 @@ def test_an_old_database_is_not_upgraded_while_a_process_works(
         connection.execute(
             "UPDATE runs SET status = 'running', host = ?, pid = ?, heartbeat_at = ? "
             "WHERE id = (SELECT max(id) FROM runs)",
-            (socket.gethostname(), other.pid, session.now()),
+            (socket.gethostname(), other.pid, "2999-01-01T00:00:00.000+00:00"),
         )
         connection.commit()
     with pytest.raises(StoreError, match="Cannot migrate"):
