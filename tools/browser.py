@@ -32,9 +32,9 @@ def get() -> str | None:
     """The program of a browser, downloaded if need be, or nothing."""
     found = find()
     for commands in (_by_package_manager(), _by_playwright()):
-        if found or not all(map(_done, commands)):
-            continue
-        found = find()
+        if not found:
+            all(map(_done, commands))  # up to the first that fails
+            found = find()
     return found
 
 
@@ -71,8 +71,9 @@ def _done(command: list[str], *, quiet: bool = False) -> bool:
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     if ran.returncode and not quiet:
-        last = ran.stdout.strip().splitlines()[-1:]
-        print(f"{' '.join(command)}: {' '.join(last)}", file=sys.stderr)
+        lines = ran.stdout.strip().splitlines()
+        reason = next((line for line in lines if "rror" in line), "".join(lines[-1:]))
+        print(f"{' '.join(command)}: {reason}", file=sys.stderr)
     return ran.returncode == 0
 
 
