@@ -23,9 +23,6 @@ from mlux.results import Metric, Result, Values
 
 Exchange = Literal["entities", "attributes", "both"]
 METRICS = (
-    LOGIT_DIFF,
-    CLEAN_LOGIT_DIFF,
-    CORRUPTED_LOGIT_DIFF,
     Metric(
         name="exchange_effect",
         unit="fraction",
@@ -37,6 +34,9 @@ METRICS = (
         unit="share",
         description="1 where the answer of the exchanged binding is the more probable, else 0.",
     ),
+    LOGIT_DIFF,
+    CLEAN_LOGIT_DIFF,
+    CORRUPTED_LOGIT_DIFF,
 )
 
 

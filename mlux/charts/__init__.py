@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mlux.charts.choice import CHARTS as CHARTS
     from mlux.charts.choice import chart_for as chart_for
     from mlux.charts.grids import attention_pattern as attention_pattern
+    from mlux.charts.grids import condition_heatmap as condition_heatmap
     from mlux.charts.grids import head_heatmap as head_heatmap
     from mlux.charts.grids import patching_heatmap as patching_heatmap
     from mlux.charts.grids import pattern_frame as pattern_frame
@@ -38,7 +39,13 @@ for _package, _module in (("altair", "altair"), ("vl-convert-python", "vl_conver
 
 _NAMES = {
     "choice": ["CHARTS", "chart_for"],
-    "grids": ["attention_pattern", "head_heatmap", "patching_heatmap", "pattern_frame"],
+    "grids": [
+        "attention_pattern",
+        "condition_heatmap",
+        "head_heatmap",
+        "patching_heatmap",
+        "pattern_frame",
+    ],
     "lens": ["lens_grid"],
     "lines": ["dose_response", "layer_profile"],
     "points": ["conditions", "parallel_coordinates", "run_scatter"],

@@ -8,7 +8,7 @@ import pandas as pd
 
 from mlux import compare
 from mlux.charts import data, labels, style
-from mlux.charts.grids import head_heatmap, patching_heatmap
+from mlux.charts.grids import condition_heatmap, head_heatmap, patching_heatmap
 from mlux.charts.lens import lens_grid
 from mlux.charts.lines import dose_response, layer_profile
 from mlux.charts.points import conditions, parallel_coordinates, run_scatter
@@ -26,6 +26,7 @@ CHARTS = {
     "layer_profile": "a metric by layer, with bands",
     "head_heatmap": "a metric by layer and head",
     "patching_heatmap": "an effect by layer and token",
+    "condition_heatmap": "a metric by layer and a number of the conditions",
     "lens_grid": "the top token at each layer",
     "dose_response": "a metric against the strength of an intervention",
     "attribution_waterfall": "what each component adds",
@@ -53,7 +54,8 @@ def chart_for(
     Args:
         runs: A run, or several with a metric in common.
         chart: One of `CHARTS`; by default the one that suits what the runs measured.
-        metric: What to draw; by default the first shared metric, those for which lower is better
+        metric: What to draw; by default the shared metric with the most axes of layer, head,
+            position and condition, the first declared of several, those for which lower is better
             last. For `run_scatter` two metrics, as `x,y`.
         prompt: A part of the text of the prompt to draw, where a chart shows one prompt; by
             default the first.
@@ -154,9 +156,12 @@ def _draw(
             raise RunError("These runs share no metric; draw them one by one.")
         metric = shared[0].name
     frame = compare.layer_results(uids, metric, db)
-    label = _with_unit(metric, shared)
+    unit = next((item.unit for item in shared if item.name == metric), "")
+    how: dict[str, Any] = {"label": f"{metric} ({unit})" if unit not in metric else metric}
+    if unit == "rank" and chart != "attribution_waterfall":  # from 0 to the vocabulary's size
+        how["logarithmic"] = True
     if chart == "patching_heatmap":
-        return _patching(frame, metric, label, prompt, db)
+        return _patching(frame, metric, how, prompt, db)
     frame = _of_prompts(frame, prompt)
     heads = controls = True
     if chart != "dose_response" and _too_many(frame, _MOST_SERIES):
@@ -164,7 +169,7 @@ def _draw(
     if chart == "layer_profile" and frame["head"].isna().any():
         # Values of single heads would pull the mean of a layer towards them.
         frame, heads = frame[frame["head"].isna()], False
-    drawn: Any = _SIMPLE[chart](frame, label=label)
+    drawn: Any = _SIMPLE[chart](frame, **how)
     if not controls:
         drawn.title.subtitle = [*drawn.title.subtitle, "controls are left out"]
     return _Drawn(
@@ -209,6 +214,7 @@ def _waterfall(
 _SIMPLE: dict[str, Callable[..., Chart]] = {
     "layer_profile": layer_profile,
     "head_heatmap": head_heatmap,
+    "condition_heatmap": condition_heatmap,
     "dose_response": dose_response,
     "attribution_waterfall": attribution_waterfall,
     "conditions": conditions,
@@ -217,11 +223,6 @@ _SIMPLE: dict[str, Callable[..., Chart]] = {
 
 def _chosen(frame: pd.DataFrame, prompt: str | None) -> list[str]:
     return [] if prompt is None else data.distinct(frame, "prompt")
-
-
-def _with_unit(metric: str, shared: Sequence[Metric]) -> str:
-    unit = next((item.unit for item in shared if item.name == metric), "")
-    return f"{metric} ({unit})" if unit and unit not in metric else metric
 
 
 def _of_prompts(frame: pd.DataFrame, prompt: str | None) -> pd.DataFrame:
@@ -250,7 +251,7 @@ def _tokens(frame: pd.DataFrame, db: Database) -> list[str] | None:
 
 
 def _patching(
-    frame: pd.DataFrame, metric: str, label: str, prompt: str | None, db: Database
+    frame: pd.DataFrame, metric: str, how: dict[str, Any], prompt: str | None, db: Database
 ) -> _Drawn:
     rows = frame[frame["head"].isna() & frame["position"].notna()]
     if not len(rows):
@@ -258,7 +259,7 @@ def _patching(
     one = _first_prompt(rows, prompt)
     text = data.distinct(one, "prompt")[0]
     title = style.heading(f"{metric} by layer and token", data.about(one, labels.ending(text, 90)))
-    chart = patching_heatmap(one, _tokens(one, db), label=label).properties(title=title)
+    chart = patching_heatmap(one, _tokens(one, db), **how).properties(title=title)
     return _Drawn(chart=chart, metric=metric, prompts=[text], heads=False)
 
 

@@ -134,6 +134,15 @@ def over_prompts(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return found
 
 
+def ends(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """The `least` and the `most` of each group among the means of its single prompts."""
+    units = [*by, "prompt"]
+    plain = frame.assign(**{name: frame[name].astype(object) for name in units})
+    of_prompt = plain.groupby(units, dropna=False, sort=False)["value"].mean().reset_index()
+    groups = of_prompt.groupby(list(by), dropna=False, sort=False)["value"]
+    return groups.agg(least="min", most="max").reset_index()
+
+
 def _t(n: Any) -> Any:
     """Student's t for 97.5 %, for each number of units; NaN for fewer than two."""
     from scipy import special

@@ -1,4 +1,4 @@
-"""Heat maps: layer × head, layer × position, query × key."""
+"""Heat maps: layer × head, layer × position, layer × a number of the conditions, query × key."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mlux.charts import data, labels, style
+from mlux.charts.parts import doses
 from mlux.errors import ParameterError
 
 Grid = alt.LayerChart | alt.FacetChart
@@ -17,7 +18,11 @@ _PANELS = 12
 
 
 def head_heatmap(
-    frame: pd.DataFrame, *, title: str | None = None, label: str | None = None
+    frame: pd.DataFrame,
+    *,
+    title: str | None = None,
+    label: str | None = None,
+    logarithmic: bool = False,
 ) -> Grid:
     """A metric of every head: layer × head, a panel for each run, model or condition.
 
@@ -26,6 +31,7 @@ def head_heatmap(
             returns it; prompts and positions are averaged.
         title: Instead of `METRIC by head`.
         label: Of the colours.
+        logarithmic: Whether equal steps of colour are equal factors, for ranks.
 
     Returns:
         The chart: viridis from 0, or blue to orange around 0 where values are negative.
@@ -54,6 +60,7 @@ def head_heatmap(
         title=style.heading(title or f"{metric} by head", data.about(rows)),
         label=label or metric,
         tooltip=["layer", "head"],
+        logarithmic=logarithmic,
     )
 
 
@@ -63,6 +70,7 @@ def patching_heatmap(
     *,
     title: str | None = None,
     label: str | None = None,
+    logarithmic: bool = False,
 ) -> Grid:
     """An effect by layer and position, with the prompt's tokens below, a panel for each condition.
 
@@ -73,6 +81,7 @@ def patching_heatmap(
             without a column `token`, positions are numbered.
         title: Instead of `METRIC by layer and token`.
         label: Of the colours.
+        logarithmic: Whether equal steps of colour are equal factors, for ranks.
 
     Returns:
         The chart, blue to orange around 0 where values are negative.
@@ -107,6 +116,7 @@ def patching_heatmap(
         title=style.heading(title or f"{metric} by layer and {what}", data.about(rows)),
         label=label or metric,
         tooltip=["layer", "position", *(["token"] if named else [])],
+        logarithmic=logarithmic,
     )  # fmt: skip
 
 
@@ -123,6 +133,61 @@ def _token_labels(rows: pd.DataFrame, tokens: Sequence[str] | None) -> list[str]
     else:
         texts = [str(place) for place in positions]
     return [labels.numbered(place, text) for place, text in zip(positions, texts, strict=True)]
+
+
+def condition_heatmap(
+    frame: pd.DataFrame,
+    *,
+    dose: str | None = None,
+    title: str | None = None,
+    label: str | None = None,
+    logarithmic: bool = False,
+) -> Grid:
+    """A metric by layer and by a number of the conditions, such as the layer a patch comes from.
+
+    Args:
+        frame: Rows of one metric with `layer`, `value` and `condition`, as
+            `compare.layer_results` returns it; prompts, heads and positions are averaged.
+        dose: The number's name; by default the only numeric part of the conditions that varies.
+        title: Instead of `METRIC by layer and DOSE`.
+        label: Of the colours.
+        logarithmic: Whether equal steps of colour are equal factors, for ranks.
+
+    Returns:
+        The chart, a panel for what else tells conditions apart.
+
+    Raises:
+        ParameterError: If the frame lacks a column, or no such number can be found.
+
+    Example:
+        >>> import pandas as pd
+        >>> frame = pd.DataFrame({"condition": ["source=1", "source=2"], "layer": [0, 0],
+        ...                       "value": [0.1, 0.9]})
+        >>> condition_heatmap(frame).to_dict()["title"]["text"]
+        'value by layer and source'
+    """
+    frame = data.need(frame, ("layer", "value", "condition"), "condition_heatmap")
+    metric = data.one_metric(frame, "condition_heatmap")
+    name, numbers, rest = doses(frame, dose)
+    rows = frame.assign(dose=numbers, condition=rest)
+    rows = data.need(
+        rows[rows["layer"].notna() & rows["dose"].notna()], (), "condition_heatmap, rows of layers"
+    )
+    rows = rows.assign(panel=data.series(rows))
+    table = data.over_prompts(rows, ["panel", "layer", "dose"])
+    shown = name.replace("_", " ")
+    whole = bool((table["dose"] % 1 == 0).all())
+    ticks = {"values": style.some(table["dose"], 40)} if whole else {}
+    return _heatmap(
+        table,
+        x=alt.X("dose:O", axis=style.level(shown, **ticks)),
+        y=_layers(table),
+        columns=table["dose"].nunique(),
+        title=style.heading(title or f"{metric} by layer and {shown}", data.about(rows)),
+        label=label or metric,
+        tooltip=["layer", "dose"],
+        logarithmic=logarithmic,
+    )
 
 
 def pattern_frame(pattern: Any, tokens: Sequence[str]) -> pd.DataFrame:
@@ -234,6 +299,7 @@ def _heatmap(
     tooltip: Sequence[str],
     domain: tuple[float, float] | None = None,
     rows: str = "layer",
+    logarithmic: bool = False,
 ) -> Grid:
     """Cells, their numbers where there is room, and a panel for each name in `panel`."""
     low, high = domain or data.bounds(table["value"])
@@ -244,8 +310,8 @@ def _heatmap(
             f"choose fewer runs or conditions. The first are {', '.join(panels[:3])}."
         )
     n_rows = table[rows].nunique()
-    per_row = 1 if columns > 12 else 2 if len(panels) in (2, 4) else 3
-    room = 620 if per_row == 1 or len(panels) == 1 else 300
+    per_row = 1 if columns > 12 else None
+    room = 620 if per_row or len(panels) == 1 else 300
     width = style.step(columns, room=room, least=14, most=46)
     height = style.step(n_rows, room=420, least=11, most=32)
     table = table.assign(token=table["label"].str[5:]) if "label" in table.columns else table
@@ -253,7 +319,7 @@ def _heatmap(
     cells = base.mark_rect(stroke="white", strokeWidth=0.5).encode(
         color=alt.Color(
             "value:Q",
-            scale=style.value_color(low, high),
+            scale=style.value_color(low, high, logarithmic),
             legend=style.legend(label, gradientLength=max(100, min(220, n_rows * height))),
         ),
         tooltip=[
@@ -266,21 +332,11 @@ def _heatmap(
         layers.append(
             base.mark_text(fontSize=style.LABEL - 1).encode(
                 text=alt.Text("value:Q", format=_number_format(low, high)),
-                color=style.ink_on(low, high),
+                color=style.ink_on(low, high, logarithmic=logarithmic),
             )
         )
     size = {"width": alt.Step(width), "height": alt.Step(height)}
-    values = data.records(table)
-    if len(panels) == 1:
-        return style.layered(layers, values, title).properties(**size)
-    shown = alt.LayerChart(layer=layers).properties(**size)
-    panelled: alt.FacetChart = shown.facet(
-        facet=alt.Facet("panel:N", sort=panels, header=style.header()),
-        columns=per_row,
-        data=style.values(values),
-        title=title,
-    ).resolve_axis(x="independent")
-    return panelled
+    return style.panelled(layers, data.records(table), panels, title, columns=per_row, **size)
 
 
 def _number_format(low: float, high: float) -> str:

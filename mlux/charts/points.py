@@ -7,13 +7,18 @@ import altair as alt
 import pandas as pd
 
 from mlux.charts import data, labels, style
+from mlux.charts.scales import means, value_axis
 from mlux.errors import ParameterError
 
 _MOST_AXES = 10
 
 
 def conditions(
-    frame: pd.DataFrame, *, title: str | None = None, label: str | None = None
+    frame: pd.DataFrame,
+    *,
+    title: str | None = None,
+    label: str | None = None,
+    logarithmic: bool = False,
 ) -> alt.LayerChart:
     """A metric that has neither layer nor head: a point with its interval for each condition.
 
@@ -21,6 +26,7 @@ def conditions(
         frame: Rows of one metric with `value`, as `compare.layer_results` returns it.
         title: Instead of `METRIC`.
         label: Of the horizontal axis.
+        logarithmic: Whether equal steps of the axis are equal factors, for ranks.
 
     Returns:
         The chart, with 95 % t intervals of the mean over prompts.
@@ -39,24 +45,24 @@ def conditions(
     names = data.series(frame)
     alone = (data.distinct(frame, "model") or ["all"])[0]
     rows = frame.assign(series=names.where(names != "", labels.short(alone)))
-    table = data.over_prompts(rows, ["series"])
+    table, around = means(rows, ["series"], "line")
     y = alt.Y("series:N", sort=None, axis=style.axis(None, labelLimit=300, labelOverlap=False))
-    x = alt.X("value:Q", axis=style.axis(label or metric), scale=alt.Scale(zero=True))
+    scale, axis = value_axis(table, label or metric, logarithmic, zero=True)
     base = alt.Chart().encode(y=y)
-    lines = base.mark_rule(strokeWidth=2, color=style.PALETTE[0]).encode(
-        x=alt.X("low:Q", axis=style.axis(label or metric)), x2="high:Q"
+    lines = base.mark_rule(strokeWidth=2, color=style.PALETTE[0], clip=True).encode(
+        x=alt.X("low:Q", axis=axis, scale=scale), x2="high:Q"
     )
     dots = base.mark_point(filled=True, size=80, color=style.PALETTE[0], opacity=1).encode(
-        x=x,
+        x=alt.X("value:Q", axis=axis, scale=scale),
         tooltip=[
             "series:N",
             *(alt.Tooltip(f"{name}:Q", format=".4g") for name in ("value", "low", "high")),
             "n:Q",
         ],
     )
-    notes = ["line: 95 % interval of the mean"] if table["low"].notna().any() else []
-    heading = style.heading(title or metric, data.about(frame, *notes))
-    chart = style.layered([lines, dots], data.records(table), heading)
+    heading = style.heading(title or metric, data.about(frame, around))
+    values = data.records(table.drop(columns=["least", "most"]))
+    chart = style.layered([lines, dots], values, heading)
     return chart.properties(width=420, height=alt.Step(30))
 
 

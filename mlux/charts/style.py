@@ -5,6 +5,7 @@ beside a person's own (`a | b`), and nobody else's charts change.
 """
 
 from collections.abc import Iterable, Sequence
+from math import log1p
 from typing import Any
 
 import altair as alt
@@ -82,17 +83,24 @@ def series_color(names: Sequence[str]) -> alt.Scale:
     return alt.Scale(domain=list(names), scheme="viridis")
 
 
-def value_color(low: float, high: float) -> alt.Scale:
-    """The colours of a heat map: blue to orange around 0 for signed values, else viridis from 0."""
+def value_color(low: float, high: float, logarithmic: bool = False) -> alt.Scale:
+    """The colours of a heat map: blue to orange around 0 for signed values, else viridis from 0.
+
+    A logarithmic scale is linear near 0, so that a rank of 0 has a colour too.
+    """
+    if logarithmic:
+        return alt.Scale(type="symlog", scheme="viridis", domain=[0, max(high, 1)])
     if low < 0:
         most = max(-low, high)
         return alt.Scale(scheme="blueorange", domain=[-most, most])
     return alt.Scale(scheme="viridis", domain=[0, high if high > 0 else 1])
 
 
-def ink_on(low: float, high: float, field: str = "value") -> Any:
+def ink_on(low: float, high: float, field: str = "value", *, logarithmic: bool = False) -> Any:
     """The colour of text that is legible on a cell of `value_color`."""
-    if low < 0:
+    if logarithmic:
+        dark = f"log(1 + datum.{field}) < {0.6 * log1p(max(high, 1))!r}"
+    elif low < 0:
         dark = f"abs(datum.{field}) > {0.65 * max(-low, high)!r}"
     else:
         dark = f"datum.{field} < {0.6 * (high if high > 0 else 1)!r}"
@@ -121,3 +129,32 @@ def layered(
 ) -> alt.LayerChart:
     """Layers over the same rows."""
     return alt.LayerChart(layer=list(layers), data=values(rows), title=title)
+
+
+def panelled(
+    layers: Sequence[alt.Chart],
+    rows: Sequence[dict[str, Any]],
+    panels: Sequence[str],
+    title: alt.TitleParams,
+    *,
+    columns: int | None = None,
+    **size: Any,
+) -> alt.LayerChart | alt.FacetChart:
+    """Layers over the same rows, in a panel for each name in `panel` if there are several.
+
+    Each panel has its own horizontal axis; the vertical one is that of the row.
+    """
+    if len(panels) == 1:
+        return layered(layers, rows, title).properties(**size)
+    facet: alt.FacetChart = (
+        alt.LayerChart(layer=list(layers))
+        .properties(**size)
+        .facet(
+            facet=alt.Facet("panel:N", sort=list(panels), header=header()),
+            columns=columns or (2 if len(panels) in (2, 4) else 3),
+            data=values(rows),
+            title=title,
+        )
+        .resolve_axis(x="independent")
+    )
+    return facet

@@ -1,7 +1,8 @@
 """Which charts suit some runs: decided by what their numbers are given for, not by their names.
 
 A metric of heads becomes a head heat map, one of layers and positions a patching heat map, one of
-layers a profile, one of doses a dose–response; so a person's own experiment is drawn as well.
+layers a profile, or a map if the conditions have a number of many values, one of doses a
+dose–response; so a person's own experiment is drawn as well.
 """
 
 from collections.abc import Sequence
@@ -10,8 +11,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from mlux import compare, gate
-from mlux.charts import data
-from mlux.charts.lines import condition_parts
+from mlux.charts.lines import MOST_SERIES
+from mlux.charts.parts import doses, numeric_part
 from mlux.errors import ParameterError, UnknownNameError
 from mlux.results import Metric
 from mlux.store import load_run, resolve_run
@@ -64,14 +65,17 @@ def suggested(
     if metric is None and len(contributions(shared)) > 1:
         found.append(Suggestion(chart="attribution_waterfall", metric=None))
     # What the gate found is drawn if it is asked for; elsewhere the sentence says it.
-    passed = {item.name for item in gate.METRICS}
+    passed = {item.name for item in gate.METRICS} if metric is None else set()
+    drawn = []
     for item in wanted:
-        if metric is None and item.name in passed:
-            continue
-        found += [
-            Suggestion(chart=name, metric=item.name)
-            for name in _by_axes(compare.layer_results(uids, item.name, db))
-        ]
+        frame = compare.layer_results(uids, item.name, db)
+        if len(frame) and item.name not in passed:
+            drawn.append((_weight(frame), item.name, _by_axes(frame)))
+    drawn.sort(key=lambda one: one[0], reverse=True)  # which keeps the declared order of equals
+    for weight, name, kinds in drawn:
+        # One number, or a baseline that no condition changes, is no chart beside others.
+        if any(weight) or not found:
+            found += [Suggestion(chart=kind, metric=name) for kind in kinds]
         if len(found) >= _MOST_DRAWN:
             break
     # One chart of each kind says more than the same kind of every metric.
@@ -88,39 +92,39 @@ def contributions(shared: Sequence[Metric]) -> list[str]:
     return [metric.name for metric in shared if metric.name.endswith("_contribution")]
 
 
+def _weight(frame: pd.DataFrame) -> tuple[bool, int]:
+    """How telling a metric is: whether conditions or runs change it, and along how many axes."""
+    places = ["layer", "head", "position"]
+    plain = frame[["prompt", *places, "value"]].astype(object)
+    of_place = plain.groupby(["prompt", *places], dropna=False)["value"]
+    n_axes = sum(frame[name].nunique() > 1 for name in places)
+    return bool((of_place.nunique() > 1).any()), n_axes
+
+
 def _by_axes(frame: pd.DataFrame) -> list[str]:
     """The charts of one metric, by the axes that its rows have."""
-    if not len(frame):
-        return []
     layers = frame[frame["layer"].notna()]
     heads = layers[layers["head"].notna()]
     positions = layers[layers["head"].isna() & layers["position"].notna()]
+    dose = numeric_part(frame)
     found = []
     if len(heads):
         found.append("head_heatmap")
     if len(positions) and _several_positions(positions):
         found.append("patching_heatmap")
-    elif len(layers) > len(heads):
-        found.append("layer_profile")
+    elif layers[layers["head"].isna()]["layer"].nunique() > 1:
+        found.append("condition_heatmap" if _is_map(layers, dose) else "layer_profile")
     if found:
         return found
-    return ["dose_response" if _has_doses(frame) else "conditions"]
+    return ["dose_response" if dose else "conditions"]
+
+
+def _is_map(layers: pd.DataFrame, dose: str | None) -> bool:
+    """Whether a number of the conditions has so many values that it is an axis, not lines."""
+    return dose is not None and doses(layers, dose)[1].nunique() > MOST_SERIES
 
 
 def _several_positions(rows: pd.DataFrame) -> bool:
     plain = rows[["run", "prompt", "condition", "position"]].astype(object)
     by = plain.groupby(["run", "prompt", "condition"])["position"]
     return bool((by.nunique() > 1).any())
-
-
-def _has_doses(frame: pd.DataFrame) -> bool:
-    values: dict[str, set[str]] = {}
-    for label in data.distinct(frame, "condition"):
-        for name, value in condition_parts(label).items():
-            values.setdefault(name, set()).add(value)
-    varying = [found for found in values.values() if len(found) > 2 and all(map(_number, found))]
-    return len(varying) == 1
-
-
-def _number(text: str) -> bool:
-    return text.replace(".", "", 1).replace("-", "", 1).replace("e", "", 1).isdigit()

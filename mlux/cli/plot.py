@@ -13,6 +13,7 @@ CHARTS = (
     "layer_profile",
     "head_heatmap",
     "patching_heatmap",
+    "condition_heatmap",
     "lens_grid",
     "dose_response",
     "attribution_waterfall",

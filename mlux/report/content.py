@@ -25,6 +25,7 @@ _AXES = {
     "layer_profile": ("layer",),
     "head_heatmap": ("layer", "head"),
     "patching_heatmap": ("layer",),
+    "condition_heatmap": ("condition", "layer"),
     "dose_response": ("condition",),
     "conditions": ("condition",),
 }

@@ -92,7 +92,7 @@ def sql(facts: Mapping[str, Any], store: Store) -> str:
         return _select("run, condition, layer, position, value", "results", where,
                        "run, condition, layer, position")  # fmt: skip
     by = _GROUPS.get(chart, "run, condition, layer, head")
-    if chart in ("layer_profile", "head_heatmap"):
+    if chart in ("layer_profile", "head_heatmap", "condition_heatmap"):
         where += [f"{name} IS NOT NULL" for name in ("layer", "head") if name in by.split(", ")]
     where += [] if facts["heads"] else ["head IS NULL"]
     where += [] if facts["controls"] else ["condition NOT LIKE '%control=%'"]
@@ -119,6 +119,7 @@ def texts_sql(uids: Sequence[str]) -> str:
 _GROUPS = {
     "layer_profile": "run, condition, layer",
     "head_heatmap": "run, condition, layer, head",
+    "condition_heatmap": "run, condition, layer",
     "dose_response": "run, condition",
     "conditions": "run, condition",
     "attribution_waterfall": "metric, layer, head",

@@ -23,8 +23,10 @@ MODULES = (
     "labels",
     "lens",
     "lines",
+    "parts",
     "points",
     "saving",
+    "scales",
     "texts",
     "waterfall",
 )
@@ -330,3 +332,53 @@ def test_the_site_is_named_and_so_is_the_unmodified_condition() -> None:
     controlled = results(layers=[0, 1], conditions=["site=head", "site=head, control=self"])
     named = {row["series"] for row in charts.layer_profile(controlled).to_dict()["data"]["values"]}
     assert named == {"site=head", "control=self"}
+
+
+def test_ranks_have_a_logarithmic_axis_on_which_0_has_a_place() -> None:
+    frame = results(layers=range(4), value=lambda layer, _, prompt: [90_000, 900, 8, 0][layer])
+    drawn = _looks_right(charts.layer_profile(frame, logarithmic=True))
+    labels = [text for text in drawn.texts("axis-label") if len(text) > 1]
+    assert labels == ["10", "100", "1,000", "10,000"]
+    heights = [item["y"] for item in sorted(drawn.items("symbol"), key=lambda item: item["x"])]
+    assert heights[3] - heights[2] > 0.1 * (heights[3] - heights[0])
+    colors = charts.condition_heatmap(
+        results(
+            layers=[0, 1],
+            conditions=["source=0", "source=1", "source=2"],
+            value=lambda layer, _, prompt: 10.0**layer,
+        ),
+        logarithmic=True,
+    ).to_dict()["layer"][0]["encoding"]["color"]["scale"]
+    assert colors["type"] == "symlog"
+
+
+def test_more_lines_than_can_be_told_apart_are_panels_with_their_controls() -> None:
+    sites = [f"at={at}, entity={what}" for at in ("last", "subject") for what in "ab"]
+    frame = results(
+        layers=range(3), conditions=[*sites, *(f"{site}, control=other" for site in sites)]
+    )
+    drawn = _looks_right(charts.layer_profile(frame))
+    assert {"at=last", "at=subject"} <= set(drawn.texts("title-text"))
+    assert drawn.texts("legend-label") == [
+        "entity=a", "entity=b", "entity=a, control=other", "entity=b, control=other",
+    ]  # fmt: skip
+    alone = [f"site={site}" for site in "abc"]
+    frame = results(layers=range(3), conditions=[*alone, *(f"{s}, control=x" for s in alone)])
+    assert scene(charts.layer_profile(frame)).texts("legend-label") == ["no control", "control=x"]
+
+
+def test_the_interval_of_two_prompts_is_not_what_the_axis_is_about() -> None:
+    frame = results(layers=range(4), value=lambda layer, _, prompt: layer + 2.0 * prompt)
+    two = frame[frame["prompt"] != PROMPTS[2]]
+    for draw in (charts.layer_profile, charts.conditions):
+        rows = draw(two).to_dict()["data"]["values"]
+        assert rows[0]["high"] - rows[0]["low"] == pytest.approx(2)
+        assert "from one to the other of two prompts" in scene(draw(two)).texts("title-subtitle")[1]
+
+
+def test_a_number_of_the_conditions_is_an_axis_of_a_map() -> None:
+    conditions = [f"at=last, source_layer={layer}" for layer in (10, 2, 1)]
+    drawn = _looks_right(charts.condition_heatmap(results(layers=[0, 1], conditions=conditions)))
+    assert len(drawn.items("rect")) == 2 * 3
+    assert drawn.texts("axis-label")[:3] == ["1", "2", "10"]
+    assert "source layer" in drawn.texts("axis-title")

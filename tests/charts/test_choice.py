@@ -199,7 +199,7 @@ def test_parts_of_a_sum_become_a_waterfall_of_the_first_run(store: Store) -> Non
 
 
 def test_many_conditions_leave_their_controls_out_and_say_so(store: Store) -> None:
-    sites = [{"site": str(site)} for site in range(5)]
+    sites = [{"site": site} for site in "abcde"]
     conditions = [*sites, *({**site, "control": "random"} for site in sites)]
     spec = make_spec(experiment="mine", metrics=SHIFT, conditions=conditions, n_prompts=2)
     drawn = scene(charts.chart_for(write_run(store, spec, make=_of_layer), db=store))
