@@ -36,7 +36,7 @@ lint: $(VENV)/.dev ## style, types, layers, dependencies
 	$(BIN)/deptry mlux experiments migrations
 
 pytest: $(VENV)/.browser ## the tests alone; ARGS="-k lens" chooses some
-	$(ONE_CORE) $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	$(ONE_CORE) $(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
 soak: $(VENV)/.browser ## the tests that take minutes: hundreds of kills, thousands of inputs
 	$(ONE_CORE) $(BIN)/pytest -n 2 -m soak --timeout 1500 $(ARGS)

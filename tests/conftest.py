@@ -4,16 +4,26 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
 import postgres_server
 import pytest
+from commands import Commands
+from hypothesis import HealthCheck, settings
 from postgres_server import Postgres
 
 import mlux.engine  # noqa: F401 # before any test imports MLX, which binds its BLAS at once
+
+# Neither an example that takes long nor a slow draw of one is a failure; a store, once made, may
+# serve all examples of a test.
+settings.register_profile(
+    "mlux",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("mlux")
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 NewLocation = Callable[[str], str]
@@ -107,8 +117,16 @@ def recorded_db(recorded: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(recorded, tmp_path / "recorded.db"))
 
 
+@pytest.fixture(scope="session")
+def commands() -> Iterator[Commands]:
+    """Where commands are forked from."""
+    made = Commands()
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def cli(tmp_path: Path) -> Cli:
+def cli(tmp_path: Path, commands: Commands) -> Cli:
     """`cli("runs", "list")` is `mlux runs list`, typed in an empty folder (or `cwd=`)."""
     home = tmp_path / "here"
     home.mkdir()
@@ -119,13 +137,6 @@ def cli(tmp_path: Path) -> Cli:
     def run(
         *arguments: str | Path, cwd: Path = home, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "mlux.cli", *map(str, arguments)],
-            cwd=cwd,
-            env=environment | variables,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return commands.run([*map(str, arguments)], cwd, environment | variables)
 
     return run

@@ -57,11 +57,11 @@ def test_several_experiments_and_models_make_one_run_each(
     cli: Cli, fresh_db: Path, few_prompts: Path
 ) -> None:
     ran = cli(
-        "--db", fresh_db, "run", "logit_lens", "activation_patching", "--prompts", few_prompts,
+        "--db", fresh_db, "run", "logit_lens", "direct_logit_attribution", "--prompts", few_prompts,
         "--model", "demo", "--model", "demo-4bit", "--json",
     )  # fmt: skip
     made = {(run["experiment"], run["model"]) for run in _json(ran)}
-    names = ("logit_lens", "activation_patching")
+    names = ("logit_lens", "direct_logit_attribution")
     assert made == {(name, model) for name in names for model in ("demo", "demo-4bit")}
 
 

@@ -22,7 +22,6 @@ def test_it_takes_ten_commands_or_fewer_and_every_picture_is_there() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_the_commands_lead_from_an_empty_folder_to_the_report(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k not in ("MLUX_DB", "MLUX_EXPERIMENTS")}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"

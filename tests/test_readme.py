@@ -27,7 +27,6 @@ def test_every_linked_file_exists() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_every_block_runs(tmp_path: Path) -> None:
     own = ("MLUX_DB", "MLUX_EXPERIMENTS")
     environment = {key: value for key, value in os.environ.items() if key not in own}

@@ -77,7 +77,7 @@ def test_a_sure_difference_has_the_smallest_p_there_is() -> None:
     assert sign_flip_p(np.ones((1, 60)), n_resamples=999)[0] == 1 / 1000
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.floats(0, 1) | st.just(float("nan")), min_size=1, max_size=20))
 def test_correction_is_that_of_scipy_over_the_tests_that_were_made(p: list[float]) -> None:
     values = np.array(p)

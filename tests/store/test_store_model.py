@@ -271,7 +271,6 @@ def run(machine: type[Notebooks], examples: int, steps: int) -> None:
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
-            deadline=None,
             derandomize=True,
             database=None,
             phases=[Phase.generate],  # to shrink what takes seconds would take minutes
