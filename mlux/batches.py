@@ -52,7 +52,7 @@ def _compute(
             ran[trial.number][result.role] = result.token_ids
             continue
         _refuse_undeclared(result, prepared.experiment)
-        _refuse_nan(result)
+        _refuse_infinite(result)
         if isinstance(result, Artifact):
             result = on_host_arrays(result)
         results[trial.number].append(result)
@@ -79,7 +79,7 @@ def _baseline(prepared: Prepared, trial: int) -> list[Result]:
     values = {gate.GAP.name: found.gap, gate.SOLVED.name: float(found.unsolved is None)}
     results: list[Result] = [Values(metric=name, values=value) for name, value in values.items()]
     for result in results:
-        _refuse_nan(result)
+        _refuse_infinite(result)
     return results
 
 
@@ -121,9 +121,9 @@ def _refuse_undeclared(result: Result, experiment: Experiment) -> None:
         )
 
 
-def _refuse_nan(result: Result) -> None:
-    if isinstance(result, Values) and (row := result.first_nan()) is not None:
+def _refuse_infinite(result: Result) -> None:
+    if isinstance(result, Values) and (row := result.first_infinite()) is not None:
         places = dict(zip(AXES, row[:3], strict=True))
         where = [f"{name} {place}" for name, place in places.items() if place >= 0]
         at = f" at {', '.join(where)}" if where else ""
-        raise RunError(f"{result.metric} is not a number{at}.")
+        raise RunError(f"{result.metric} is not a finite number{at}.")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain, product
-from math import isfinite, isnan, prod
+from math import isfinite, prod
 from numbers import Real
 from typing import Any, Literal
 
@@ -83,17 +83,17 @@ class Values:
             raise ValueError(f"{self.metric}: index does not fit values of shape {sizes}")
         return (*_places(self.axes, labels), flat)
 
-    def first_nan(self) -> Row | None:
-        """The first place whose value is not a number, with that value."""
-        return first_nan(self.columns())
+    def first_infinite(self) -> Row | None:
+        """The first place whose value is infinite or not a number, with that value."""
+        return first_infinite(self.columns())
 
 
-def first_nan(columns: Columns) -> Row | None:
-    """The first row whose value is not a number."""
-    # A sum is a NaN if a part of it is, or if there are infinities of both signs.
+def first_infinite(columns: Columns) -> Row | None:
+    """The first row whose value is infinite or not a number: no mean or test can hold it."""
+    # A sum is finite only if its parts are; that it is not may come of large ones.
     if isfinite(sum(columns[3])):
         return None
-    return next((row for row in zip(*columns, strict=True) if isnan(row[3])), None)
+    return next((row for row in zip(*columns, strict=True) if not isfinite(row[3])), None)
 
 
 # A run has grids of few shapes, over and over.

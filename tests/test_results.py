@@ -52,13 +52,16 @@ def test_values_that_do_not_fit_their_axes_are_refused(values: object, axes: obj
         list(Values(metric="m", values=values, axes=axes).rows())  # type: ignore[arg-type] # on purpose
 
 
-def test_the_first_nan_is_found_and_infinities_are_numbers() -> None:
+def test_the_first_number_that_is_not_finite_is_found() -> None:
     nan, inf = float("nan"), float("inf")
     axes = ("layer", "head")
-    assert Values(metric="m", values=[[1.0, inf], [-inf, 0.0]], axes=axes).first_nan() is None
-    row = Values(metric="m", values=[[1.0, inf], [nan, nan]], axes=axes).first_nan()
-    assert row is not None
-    assert row[:3] == (1, 0, -1)
+    for values, place in (
+        ([[1.0, inf], [-inf, 0.0]], (0, 1)),
+        ([[1.0, 2.0], [nan, inf]], (1, 0)),
+        ([[1e308, 1e308], [1e308, 0.0]], None),
+    ):
+        row = Values(metric="m", values=values, axes=axes).first_infinite()
+        assert (row and row[:2]) == place
     assert list(Values(metric="m", values=[[], []], axes=axes).rows()) == []
 
 

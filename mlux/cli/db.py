@@ -33,8 +33,9 @@ def info(settings: Settings, as_json: bool) -> None:
 def check(settings: Settings, as_json: bool) -> None:
     """Look whether everything is there and as it should be.
 
-    The file, the schema, every reference between tables and every artifact's file
-    are checked; exit code 1 and a line for each thing that is wrong.
+    The file, the schema, every reference between tables, what is known by a hash,
+    numbers, places, times and every artifact's file are checked; exit code 1 and a
+    line for each thing that is wrong.
     """
     from mlux.store import soundness
 

@@ -1,6 +1,5 @@
 """What has to be known of a run to compare it: less than the whole run, and many at once."""
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from mlux.gate import sentence
+from mlux.store.reader import param
 
 _FACTS = """
 SELECT r.uid, e.name AS experiment, m.label AS model, s.name AS prompts,
@@ -85,7 +85,7 @@ def run_facts(
         "WHERE r.id IN :runs"
     ).bindparams(expanding)
     for uid, name, value in connection.execute(query, runs):
-        options[uid][name] = json.loads(value)
+        options[uid][name] = param(value)
     rows = connection.execute(sa.text(_FACTS).bindparams(expanding), runs).mappings().all()
     found = {
         row["uid"]: RunFacts(

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from mlux.store import frames
 from mlux.store.frames import Database, Runs
+from mlux.store.reader import param
 
 _SETUP = """
 SELECT r.uid, e.name AS experiment, m.label AS model, m.dtype, m.quant_bits, m.adapter_source,
@@ -86,5 +87,5 @@ def _pairs(
     )
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for uid, name, value in connection.execute(statement, {"runs": keys}):
-        found.setdefault((kind, name), {})[uid] = json.loads(value) if kind == "param" else value
+        found.setdefault((kind, name), {})[uid] = param(value) if kind == "param" else value
     return found

@@ -77,3 +77,5 @@ _HASHES = {
     "tokenizers": _tokenizer_hash,
     "models": _model_hash,
 }
+TABLES = tuple(_HASHES)
+"""What is known by a hash."""

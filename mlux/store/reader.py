@@ -212,8 +212,16 @@ def _add_params_and_tags(connection: sa.Connection, rows: list[dict[str, Any]]) 
     params = pairs(connection, "SELECT run_id, name, value FROM run_params", ids)
     tags = pairs(connection, "SELECT run_id, name, value FROM run_tags", ids)
     for key, row in zip(ids, rows, strict=True):
-        row["params"] = {name: json.loads(value) for name, value in params.get(key, [])}
+        row["params"] = {name: param(value) for name, value in params.get(key, [])}
         row["tags"] = dict(tags.get(key, []))
+
+
+def param(stored: str) -> Any:
+    """An option from its JSON; one that was damaged as it stands there, for a listing to go on."""
+    try:
+        return json.loads(stored)
+    except ValueError:
+        return stored
 
 
 def pairs(

@@ -5,6 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from mlux.errors import StoreError
 from mlux.prompts import Prompt, PromptSet
 from mlux.provenance import Environment, ModelIdentity, TokenizerIdentity
 from mlux.results import Metric
@@ -52,18 +53,27 @@ def stored_run(connection: sa.Connection, row: dict[str, Any], *, crashed: bool)
         failures={trial.trial: trial.error for trial in trials if trial.status == "failed"},
         unsolved={t.trial: t.error for t in trials if t.status == "done" and t.error is not None},
         counts={state: states.count(state) for state in ("done", "failed", "pending")},
-        params={
-            name: json.loads(value)
-            for name, value in pairs(
-                connection, "SELECT run_id, name, value FROM run_params", [run]
-            ).get(run, [])
-        },
+        params=_params(connection, run, row["uid"]),
         tags=dict(
             pairs(connection, "SELECT run_id, name, value FROM run_tags", [run]).get(run, [])
         ),
         environment=_environment(connection, row),
         events=tuple(Event(at=at, kind=kind, message=text) for at, kind, text in events),
     )
+
+
+def _params(connection: sa.Connection, run: int, uid: str) -> dict[str, Any]:
+    rows = pairs(connection, "SELECT run_id, name, value FROM run_params", [run]).get(run, [])
+    found = {}
+    for name, value in rows:
+        try:
+            found[name] = json.loads(value)
+        except ValueError as error:
+            raise StoreError(
+                f"Run {uid} is damaged: its parameter {name!r} is no JSON: {value[:60]!r}. What "
+                "else is wrong says: mlux db check"
+            ) from error
+    return found
 
 
 def restore_prompt_set(connection: sa.Connection, key: int) -> tuple[list[int], PromptSet]:

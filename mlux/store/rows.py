@@ -6,12 +6,12 @@ and Python uses one tuple for all.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, repeat
-from math import isnan
+from math import isfinite
 from typing import Any
 
 from mlux.errors import StoreError, UnknownNameError
 from mlux.provenance import TokenText
-from mlux.results import AXES, NOT_APPLICABLE, Generation, TopTokens, Values, first_nan
+from mlux.results import AXES, NOT_APPLICABLE, Generation, TopTokens, Values, first_infinite
 from mlux.store.records import FinishedTrial
 
 Row = tuple[Any, ...]
@@ -34,7 +34,7 @@ def value_rows(
         metrics: Name → key of the metrics that the run declares.
 
     Raises:
-        StoreError: If a value is not a number.
+        StoreError: If a value is not a finite number.
         UnknownNameError: If a metric was not declared.
     """
     blocks = []
@@ -47,9 +47,9 @@ def value_rows(
                 raise UnknownNameError("metric", values.metric, metrics)
             # Before the database does: SQLite would take a NaN for NULL.
             columns = values.columns()
-            if (row := first_nan(columns)) is not None:
+            if (row := first_infinite(columns)) is not None:
                 place = dict(zip(AXES, row[:3], strict=True))
-                raise not_a_number(values.metric, done.trial, place)
+                raise not_finite(values.metric, done.trial, place)
             blocks.append((metric, done.trial, columns))
     blocks.sort(key=lambda block: block[:2])
     return chain.from_iterable(
@@ -58,12 +58,12 @@ def value_rows(
     )
 
 
-def not_a_number(what: str, trial: int, place: Mapping[Any, int]) -> StoreError:
-    """What to say of a NaN."""
+def not_finite(what: str, trial: int, place: Mapping[Any, int]) -> StoreError:
+    """What to say of a NaN or an infinite number."""
     places = [f"{axis} {at}" for axis, at in place.items() if at != NOT_APPLICABLE]
     where = f" at {', '.join(places)}" if places else ""
     return StoreError(
-        f"Trial {trial}: {what} is not a number{where}. Nothing of its batch was stored."
+        f"Trial {trial}: {what} is not a finite number{where}. Nothing of its batch was stored."
     )
 
 
@@ -76,7 +76,7 @@ def top_rows(run: int, batch: Iterable[FinishedTrial], keys: Mapping[int, int]) 
         keys: Model's token id → key in `tokens`.
 
     Raises:
-        StoreError: If a log-probability is not a number.
+        StoreError: If a log-probability is not a finite number.
     """
     rows: list[Row] = []
     for done in batch:
@@ -84,9 +84,9 @@ def top_rows(run: int, batch: Iterable[FinishedTrial], keys: Mapping[int, int]) 
             if not isinstance(top, TopTokens):
                 continue
             logprobs = list(map(float, top.logprobs))
-            if any(map(isnan, logprobs)):
+            if not all(map(isfinite, logprobs)):
                 place = {"layer": top.layer, "position": top.position}
-                raise not_a_number("log probability", done.trial, place)
+                raise not_finite("log probability", done.trial, place)
             rows += [
                 (run, done.trial, top.layer, top.position, rank, keys[token], logprob)
                 for rank, (token, logprob) in enumerate(zip(top.token_ids, logprobs, strict=True))

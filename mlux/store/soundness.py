@@ -12,16 +12,19 @@ def check(store: Store) -> list[str]:
     """What is wrong with a notebook, one line each; an empty list if nothing is.
 
     Looked at are the file itself (on SQLite), the schema against that of this mlux, all foreign
-    keys, that no run is done with trials pending, and every artifact's file against its hash.
+    keys, that no run is done with trials pending, what no constraint can see (`mlux.store.sense`),
+    and every artifact's file against its hash. Of a file that is damaged or lacks tables, the sense
+    of its rows is not asked.
 
     Raises:
         StoreError: If it cannot be read at all.
     """
     # Table classes cost a second at most; nothing else that reads needs them.
-    from mlux.store import drift
+    from mlux.store import drift, sense
 
     with store.reading() as connection:
-        wrong = [*_file(connection), *drift.differences(connection), *_unfinished(connection)]
+        damage = [*_file(connection), *drift.differences(connection)]
+        wrong = [*damage, *_unfinished(connection), *([] if damage else sense.nonsense(connection))]
     return [*wrong, *_artifacts(store)]
 
 

@@ -143,7 +143,7 @@ class RunWriter:
         """Commits trials with their results; all of the batch or, on an error, none.
 
         Raises:
-            StoreError: If a value is not a number, a place occurs twice, or the disk is full.
+            StoreError: If a value is not finite, a place occurs twice, or the disk is full.
             UnknownNameError: If a metric was not declared.
             RunError: If another process has taken the run, or a trial is done already.
         """

@@ -10,7 +10,7 @@ from mlux import compare, registry, report, run_experiment
 from mlux.charts.choice import CHARTS, chart_for
 from mlux.errors import MluxError
 from mlux.report.text import number
-from mlux.store import Store, load_run
+from mlux.store import Store, load_run, soundness
 
 MODELS = ("demo", "demo-4bit")
 AXES: tuple[tuple[str, ...], ...] = (
@@ -55,6 +55,7 @@ def _everything(name: str, prompts: str | None, params: dict[str, Any], folder: 
         assert report.write(chosen, folder / "report.md", across_quantization=True, db=db)
     with Store.open(db) as store:
         metrics = [metric.name for metric in load_run(store, runs[0]).metrics]
+        assert soundness.check(store) == []
     drawn = 0
     for metric in metrics:
         for axes in AXES:

@@ -16,8 +16,8 @@ from mlux.store import FinishedTrial, Store, arrow, create_run
 
 
 def odd(trial: int) -> FinishedTrial:
-    """Infinities, positions, and nothing at all for one trial."""
-    values = [[float("inf"), -float("inf")], [0.1 + 0.2, 5e-324]]
+    """Large numbers, positions, and nothing at all for one trial."""
+    values = [[1.7e308, -1.7e308], [0.1 + 0.2, 5e-324]]
     results = [Values(metric="logit_diff", values=values, axes=("position", "head"))]
     return FinishedTrial(trial=trial, results=results if trial else [])
 

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from synthetic import make_environment, make_finished, make_spec, token_text, work, write_run
 
-from mlux.errors import RunError, UnknownNameError
+from mlux.errors import RunError, StoreError, UnknownNameError
 from mlux.results import Artifact
 from mlux.store import (
     FinishedTrial,
@@ -166,10 +166,19 @@ def lose_file(store: Store) -> None:
 def executing(*statements: str) -> Any:
     def execute(store: Store) -> None:
         with store.migrating() as connection:
+            on_sqlite = connection.dialect.name == "sqlite"
+            infinite = "9e999" if on_sqlite else "CAST('Infinity' AS DOUBLE PRECISION)"
             for statement in statements:
-                connection.execute(sa.text(statement))
+                connection.execute(sa.text(statement.replace("INFINITE", infinite)))
 
     return execute
+
+
+def one_value(change: str) -> Any:
+    return executing(
+        f"UPDATE layer_results SET {change} WHERE trial = 0 AND metric_id = "
+        "(SELECT id FROM metrics WHERE name = 'accuracy')"
+    )
 
 
 @pytest.mark.parametrize(
@@ -185,13 +194,89 @@ def executing(*statements: str) -> Any:
             executing("UPDATE trials SET status = 'pending', finished_at = NULL WHERE trial = 3"),
             r"Run \w+ is said to be done, with 1 trials pending",
         ),
+        (
+            executing("UPDATE run_params SET value = '[1, 2' WHERE name = 'top_k'"),
+            r"Run \w+: the parameter 'top_k' is no JSON: '\[1, 2'",
+        ),
+        (
+            executing("UPDATE run_params SET value = 'NaN' WHERE name = 'top_k'"),
+            "the parameter 'top_k' is no JSON: 'NaN'",
+        ),
+        (one_value("value = INFINITE"), r"Run \w+: accuracy has a value that is infinite"),
+        (one_value("value = -INFINITE"), r"Run \w+: accuracy has a value that is infinite"),
+        (one_value("layer = 99"), "accuracy has a value at layer 99 of a model of 3"),
+        (one_value("layer = 3"), "accuracy has a value at layer 3 of a model of 3"),
+        (one_value("head = 2"), "accuracy has a value at head 2 of a model of 2"),
+        (
+            executing("DELETE FROM run_metrics WHERE metric_id = "
+                      "(SELECT id FROM metrics WHERE name = 'accuracy')"),
+            r"Run \w+: accuracy has values, and the run does not declare it",
+        ),
+        (executing("UPDATE token_predictions SET logprob = 0.5 WHERE trial = 0"), "ility of 0.5"),
+        (executing("UPDATE token_predictions SET logprob = -INFINITE WHERE trial = 0"), "of -inf"),
+        (
+            executing("UPDATE token_predictions SET layer = 7 WHERE trial = 0 AND layer = 1"),
+            r"Run \w+ has a prediction at layer 7 of a model of 3",
+        ),
+        (executing("UPDATE runs SET seconds = INFINITE"), r"seconds of '\w+' is infinite"),
+        (executing("UPDATE tokenizers SET identity_hash = 'x'"), "row 1 of tokenizers is"),
+        (executing("UPDATE models SET n_layers = 40"), "row 1 of models is not what its hash says"),
+        (executing("UPDATE prompt_sets SET content_hash = 'x'"), "row 1 of prompt_sets is not"),
+        (
+            executing("UPDATE prompts SET label = 'other' WHERE id = 1"),
+            "row 1 of prompts is not what its hash says",
+        ),
+        (
+            executing("UPDATE prompts SET token_ids = 'one two' WHERE id = 1"),
+            "row 1 of prompts is no such thing",
+        ),
+        (executing("UPDATE runs SET created_at = 'today'"), "created_at is no time: 'today', of u"),
+        (executing("UPDATE runs SET created_at = '2000-01-01T00:00:00'"), "created_at is no time"),
+        (
+            executing(
+                "UPDATE trials SET finished_at = '2999-01-01T00:00:00+00:00' WHERE trial = 1"
+            ),
+            "trials: finished_at lies ahead: 2999",
+        ),
+        (
+            executing("UPDATE runs SET finished_at = '2000-01-01T00:00:00+00:00'"),
+            "runs: finished_at is before heartbeat_at: 2000",
+        ),
     ],
-)
+)  # fmt: skip
 def test_what_is_wrong_is_said(store: Store, damage: Any, said: str) -> None:
     with_vector(store, 1.0)
     damage(store)
     (line,) = soundness.check(store)
     assert re.search(said, line), line
+
+
+@pytest.mark.parametrize("conditions", [[{}, {"a": "b"}, {"a": "b", "control": "c"}]])
+def test_a_circle_of_controls_is_said(store: Store, conditions: Any) -> None:
+    write_run(store, make_spec(conditions=conditions))
+    assert soundness.check(store) == []
+    executing(
+        "UPDATE conditions SET controls_id = (SELECT id FROM conditions WHERE label = "
+        "'a=b, control=c') WHERE label = 'a=b'"
+    )(store)
+    assert soundness.check(store) == [
+        "The condition 'a=b' controls another one than that of its other values."
+    ]
+
+
+def test_a_broken_parameter_stops_no_listing(store: Store) -> None:
+    uid = write_run(store)
+    executing("UPDATE run_params SET value = '{' WHERE name = 'top_k'")(store)
+    (run,) = list_runs(store)
+    assert run["params"]["top_k"] == "{"
+    with pytest.raises(StoreError, match=f"Run {uid} is damaged: its parameter 'top_k' is no JSON"):
+        load_run(store, uid)
+
+
+def test_depths_in_percent_are_no_layers(store: Store) -> None:
+    write_run(store, replace(make_spec(), experiment="cross_model"))
+    executing("UPDATE layer_results SET layer = 100 WHERE layer = 1")(store)
+    assert soundness.check(store) == []
 
 
 def test_references_to_nothing_are_counted(sqlite_store: Store) -> None:

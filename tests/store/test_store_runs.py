@@ -230,14 +230,14 @@ NAN = Values(metric="head_score", values=[[0.0, 1.0], [2.0, math.nan]], axes=("l
 @pytest.mark.parametrize(
     ("results", "complaint"),
     [
-        ([NAN], "Trial 1: head_score is not a number at layer 1, head 1"),
-        ([Values(metric="accuracy", values=math.nan)], "accuracy is not a number. Nothing"),
+        ([NAN], "Trial 1: head_score is not a finite number at layer 1, head 1"),
+        ([Values(metric="accuracy", values=math.nan)], "accuracy is not a finite number. Nothing"),
         ([Values(metric="acuracy", values=1.0)], "Did you mean 'accuracy'"),
         ([Values(metric="accuracy", values=1.0)] * 2, "a result is there twice"),
         ([Generation(text="a", token_ids=[1])] * 2, "a result is there twice"),
         (
             [TopTokens(token_ids=[1], logprobs=[math.nan], layer=0, position=0)],
-            "Trial 1: log probability is not a number at layer 0, position 0",
+            "Trial 1: log probability is not a finite number at layer 0, position 0",
         ),
         (
             [TopTokens(token_ids=[1], logprobs=[-1.0], layer=0, position=-1)],
