@@ -22,15 +22,15 @@ from mlux.results import Fitted, Metric, RanTokens, Result, Values
 
 Place = Literal["subject", "last"]
 METRICS = (
-    ACCURACY,
-    ANSWER_RANK,
-    ANSWER_PROBABILITY,
     Metric(
         name="probability_gain",
         unit="probability",
         better="higher",
         description="The answer's probability with the patch, minus that without.",
     ),
+    ACCURACY,
+    ANSWER_RANK,
+    ANSWER_PROBABILITY,
     Metric(
         name="unpatched_accuracy",
         unit="accuracy",

@@ -64,6 +64,7 @@ def _cost(
     metrics=METRICS,
     prompts="facts",
     roles=("answer",),
+    conditions=lambda config, model: [{"layer_axis": "depth in percent"}],
     cost=_cost,
     sites=("resid_post", "lens"),
     paper="nostalgebraist (2020), the logit lens, by relative depth",

@@ -36,7 +36,8 @@ MakePrompts = Callable[[Any, Any, int], Sequence[Prompt]]
 Conditions = Callable[[Any, Mapping[str, Any]], Sequence[Mapping[str, str]]]
 """fn(config, model_config) returns the conditions that every prompt is run under.
 
-A condition with the name `control` controls the one with the same other values and without it.
+A condition with the name `control` controls the one with the same other values and without it. One
+with the name `layer_axis` says what `layer` counts in its results, such as depth in percent.
 """
 Fit = Callable[..., Fitted]
 """fn(model, config, prompts, seed) learns from all `EncodedPrompt`s what the trials need; with a

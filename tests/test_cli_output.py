@@ -166,3 +166,16 @@ def test_a_note_of_many_words_is_wrapped_between_words_where_a_person_reads_it(
     lines = capsys.readouterr().err.splitlines()
     assert max(map(len, lines)) <= 40
     assert " ".join(lines).split() == text.split()
+
+
+def test_records_inside_a_part_are_a_table_below_it_at_full_width_where_no_terminal_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    long = "word " * 40 + "end"
+    unsolved = [{"prompt": long, "reason": "why"}, {"prompt": "b", "reason": "other"}]
+    show_part("baseline", {"solved": 1, "unsolved": unsolved, "note": long})
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[:4] == ["baseline", "  solved    1", f"  note      {long}", ""]
+    assert shown.splitlines()[4:6] == ["baseline: unsolved", f"{'prompt'.ljust(len(long))}  reason"]
+    assert f"{long}  why" in shown

@@ -164,11 +164,13 @@ def _draw(
         return _patching(frame, metric, how, prompt, db)
     frame = _of_prompts(frame, prompt)
     heads = controls = True
-    if chart != "dose_response" and _too_many(frame, _MOST_SERIES):
-        frame, controls = _without_controls(frame), False
-    if chart == "layer_profile" and frame["head"].isna().any():
+    if chart in ("layer_profile", "condition_heatmap") and frame["head"].isna().any():
         # Values of single heads would pull the mean of a layer towards them.
         frame, heads = frame[frame["head"].isna()], False
+    # Only what has a place in the chart is counted.
+    placed = frame[frame[_PLACES[chart]].notna().all(axis=1)] if chart in _PLACES else frame
+    if chart != "dose_response" and _too_many(placed, _MOST_SERIES):
+        frame, controls = _without_controls(frame), False
     drawn: Any = _SIMPLE[chart](frame, **how)
     if not controls:
         drawn.title.subtitle = [*drawn.title.subtitle, "controls are left out"]
@@ -218,6 +220,13 @@ _SIMPLE: dict[str, Callable[..., Chart]] = {
     "dose_response": dose_response,
     "attribution_waterfall": attribution_waterfall,
     "conditions": conditions,
+}
+
+
+_PLACES = {
+    "layer_profile": ["layer"],
+    "condition_heatmap": ["layer"],
+    "head_heatmap": ["layer", "head"],
 }
 
 

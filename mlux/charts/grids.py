@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mlux.charts import data, labels, style
-from mlux.charts.parts import doses
+from mlux.charts.parts import doses, layers_of
 from mlux.errors import ParameterError
 
 Grid = alt.LayerChart | alt.FacetChart
@@ -47,6 +47,7 @@ def head_heatmap(
     """
     frame = data.need(frame, ("layer", "head", "value"), "head_heatmap")
     metric = data.one_metric(frame, "head_heatmap")
+    layers, frame = layers_of(frame)
     rows = data.need(
         frame[frame["layer"].notna() & frame["head"].notna()], (), "head_heatmap, rows of heads"
     )
@@ -55,7 +56,7 @@ def head_heatmap(
     return _heatmap(
         table,
         x=alt.X("head:O", axis=style.level("head", values=style.some(table["head"], 40))),
-        y=_layers(table),
+        y=_layers(table, layers),
         columns=table["head"].nunique(),
         title=style.heading(title or f"{metric} by head", data.about(rows)),
         label=label or metric,
@@ -98,6 +99,7 @@ def patching_heatmap(
     """
     frame = data.need(frame, ("layer", "position", "value"), "patching_heatmap")
     metric = data.one_metric(frame, "patching_heatmap")
+    layers, frame = layers_of(frame)
     rows = frame[frame["layer"].notna() & frame["position"].notna()]
     rows = data.need(rows, (), "patching_heatmap, rows of positions")
     rows = rows.assign(panel=data.series(rows))
@@ -111,9 +113,9 @@ def patching_heatmap(
             None if named else what, labelExpr=labels.UNNUMBERED, ticks=False, domain=False,
             labelAngle=-50 if named else 0, labelOverlap=not named,
         )),
-        y=_layers(table),
+        y=_layers(table, layers),
         columns=table["label"].nunique(),
-        title=style.heading(title or f"{metric} by layer and {what}", data.about(rows)),
+        title=style.heading(title or f"{metric} by {layers} and {what}", data.about(rows)),
         label=label or metric,
         tooltip=["layer", "position", *(["token"] if named else [])],
         logarithmic=logarithmic,
@@ -148,7 +150,8 @@ def condition_heatmap(
     Args:
         frame: Rows of one metric with `layer`, `value` and `condition`, as
             `compare.layer_results` returns it; prompts, heads and positions are averaged.
-        dose: The number's name; by default the only numeric part of the conditions that varies.
+        dose: The number's name; by default the only numeric part of the conditions that varies. If
+            it is `source_layer`, the layers are those of the target.
         title: Instead of `METRIC by layer and DOSE`.
         label: Of the colours.
         logarithmic: Whether equal steps of colour are equal factors, for ranks.
@@ -168,6 +171,7 @@ def condition_heatmap(
     """
     frame = data.need(frame, ("layer", "value", "condition"), "condition_heatmap")
     metric = data.one_metric(frame, "condition_heatmap")
+    layers, frame = layers_of(frame)
     name, numbers, rest = doses(frame, dose)
     rows = frame.assign(dose=numbers, condition=rest)
     rows = data.need(
@@ -176,14 +180,16 @@ def condition_heatmap(
     rows = rows.assign(panel=data.series(rows))
     table = data.over_prompts(rows, ["panel", "layer", "dose"])
     shown = name.replace("_", " ")
+    if name == "source_layer":
+        layers = f"target {layers}"
     whole = bool((table["dose"] % 1 == 0).all())
     ticks = {"values": style.some(table["dose"], 40)} if whole else {}
     return _heatmap(
         table,
         x=alt.X("dose:O", axis=style.level(shown, **ticks)),
-        y=_layers(table),
+        y=_layers(table, layers),
         columns=table["dose"].nunique(),
-        title=style.heading(title or f"{metric} by layer and {shown}", data.about(rows)),
+        title=style.heading(title or f"{metric} by {layers} and {shown}", data.about(rows)),
         label=label or metric,
         tooltip=["layer", "dose"],
         logarithmic=logarithmic,
@@ -282,9 +288,9 @@ def _panel_of_heads(frame: pd.DataFrame) -> Any:
     return ""
 
 
-def _layers(table: pd.DataFrame) -> alt.Y:
+def _layers(table: pd.DataFrame, name: str) -> alt.Y:
     """Layers upwards, as the residual stream is drawn."""
-    axis = style.level("layer", values=style.some(table["layer"], 40))
+    axis = style.level(name, values=style.some(table["layer"], 40))
     return alt.Y("layer:O", sort="descending", axis=axis)
 
 

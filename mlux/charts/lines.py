@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from mlux.charts import data, style
-from mlux.charts.parts import doses, panels
+from mlux.charts.parts import doses, layers_of, panels
 from mlux.charts.scales import means, value_axis
 
 Lines = alt.LayerChart | alt.FacetChart
@@ -31,7 +31,8 @@ def layer_profile(
     Args:
         frame: Rows of one metric, `layer` and `value`; as `compare.layer_results` returns it, or
             with `low` and `high` if the band is already known. What else it has (`prompt`,
-            `experiment`, `model`, `condition`, `run`) names the lines and counts the prompts.
+            `experiment`, `model`, `condition`, `run`) names the lines and counts the prompts. A
+            part `layer_axis=NAME` of all conditions says what `layer` counts, if not layers.
         title: Instead of `METRIC by layer`.
         label: Of the vertical axis, such as the metric with its unit.
         relative: Depth from 0 to 1 instead of the layer's number, to lay models of different
@@ -57,14 +58,11 @@ def layer_profile(
     """
     frame = data.need(frame, ("layer", "value"), "layer_profile")
     metric = data.one_metric(frame, "layer_profile")
-    # Named before rows are left out: an empty frame would take on the rows of what it is given.
+    layers, frame = layers_of(data.need(frame[frame["layer"].notna()], (), "layer_profile"))
     panel, series = panels(frame, MOST_SERIES)
-    rows = frame.assign(panel=panel, series=series, place=frame["layer"])
-    rows = rows[rows["layer"].notna()]
-    data.need(rows, (), "layer_profile")
+    rows = frame.assign(panel=panel, series=series, place=frame["layer"].astype(float))
     averaged = [name for name in ("head", "position") if _varies(rows, name)]
-    across = "relative depth" if relative else "layer"
-    rows["place"] = rows["place"].astype(float)
+    across = "relative depth" if relative else layers
     if relative:
         rows["place"] /= rows.groupby(_LINE)["place"].transform("max").clip(lower=1)
     x = (
@@ -82,7 +80,7 @@ def layer_profile(
         across=across,
         label=label or metric,
         logarithmic=logarithmic,
-        title=title or f"{metric} by layer",
+        title=title or f"{metric} by {layers}",
         about=frame,
         notes=[f"mean over {'s and '.join(averaged)}s"] if averaged else [],
     )

@@ -11,6 +11,20 @@ from mlux.charts import data, labels
 from mlux.errors import ParameterError
 
 
+def layers_of(frame: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """What `layer` counts, and the frame with conditions that no longer say so.
+
+    A part `layer_axis=depth in percent`, the same in all conditions, names it.
+    """
+    texts = data.distinct(frame, "condition")
+    split = {text: condition_parts(text) for text in texts}
+    names = {own.get("layer_axis") for own in split.values()} - {None}
+    if len(names) != 1 or not all("layer_axis" in own for own in split.values()):
+        return "layer", frame
+    rest = {text: _but(own, "layer_axis") for text, own in split.items()}
+    return str(names.pop()), frame.assign(condition=frame["condition"].astype(object).map(rest))
+
+
 def doses(frame: pd.DataFrame, dose: str | None) -> tuple[str, pd.Series, pd.Series]:
     """The strength's name, its value in each row, and what is left of each row's condition.
 

@@ -7,6 +7,7 @@ import altair as alt
 import pandas as pd
 
 from mlux.charts import data, labels, style
+from mlux.charts.parts import layers_of
 from mlux.charts.scales import means, value_axis
 from mlux.errors import ParameterError
 
@@ -42,6 +43,7 @@ def conditions(
     """
     frame = data.need(frame, ("value",), "conditions")
     metric = data.one_metric(frame, "conditions")
+    _, frame = layers_of(frame)
     names = data.series(frame)
     alone = (data.distinct(frame, "model") or ["all"])[0]
     rows = frame.assign(series=names.where(names != "", labels.short(alone)))

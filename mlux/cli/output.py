@@ -103,18 +103,30 @@ def show_table(
 
 
 def show_part(title: str, part: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
-    """Prints a title and below it a line for each field, or a table of records, for eyes."""
+    """Prints a title and below it a line for each field, or a table of records, for eyes.
+
+    A field that holds records is a table of its own, below the others.
+    """
     if not part:  # such as the tags of a run without tags
         return
+    tables: dict[str, Any] = {}
     click.echo(click.style(cell(title), bold=True))
     if not isinstance(part, Mapping):
         show_records(part, "table")
     else:
         fields = dict(_flat(part))
+        tables = {name: value for name, value in fields.items() if _is_records(value)}
         width = max(map(cells_width, fields))
         for name, value in fields.items():
-            click.echo(f"  {padded(name, width)}  {cell(value)}".rstrip())
+            if name not in tables:
+                click.echo(f"  {padded(name, width)}  {cell(value)}".rstrip())
     click.echo()
+    for name, records in tables.items():
+        show_part(f"{title}: {name}", records)
+
+
+def _is_records(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, Mapping) for v in value)
 
 
 def _flat(part: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
