@@ -16,6 +16,7 @@ import mlx.core as mx
 from mlx.nn.layers.base import Module
 
 from mlux.engine.arrays import snapshot
+from mlux.engine.sums import softmax
 from mlux.errors import HookError, ParameterError
 
 Predicate = Callable[[str, Module], bool]
@@ -247,7 +248,7 @@ def compute_attention_patterns(
     if softcap is not None:
         scores = softcap * mx.tanh(scores / softcap)
     visible = mx.tri(seq, dtype=mx.bool_)
-    return mx.softmax(mx.where(visible, scores, -mx.inf), axis=-1)
+    return softmax(mx.where(visible, scores, -mx.inf))
 
 
 def get_attention_info(model: Any) -> dict[str, Any]:

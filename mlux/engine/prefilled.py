@@ -11,6 +11,7 @@ from mlux.engine.generation import detokenizer, end_tokens
 from mlux.engine.model import HookedModel
 from mlux.engine.passes import Hook
 from mlux.engine.sampling import Options
+from mlux.engine.sums import log_softmax
 from mlux.errors import ParameterError
 
 Hooks = Sequence[tuple[str, Hook]]
@@ -92,7 +93,7 @@ def generate_from_cache_stream(
     options = Options(max_tokens=max_tokens, temperature=temperature)
     last = initial_logits.reshape(-1, initial_logits.shape[-1])[-1:]
     draw = options.sampler(hooked.config["vocab_size"])
-    first = integers(draw(last - mx.logsumexp(last, axis=-1, keepdims=True)))[0]
+    first = integers(draw(log_softmax(last)))[0]
     ends = end_tokens(hooked.tokenizer)
     if first in ends:
         return

@@ -22,6 +22,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlux.engine import HookedModel, HookWrapper, sites
+from mlux.engine.sums import total
 from mlux.errors import PromptError
 
 Kept = dict[str, mx.array]
@@ -117,18 +118,18 @@ def _scored(pattern: mx.array, masks: Mapping[str, mx.array]) -> Kept:
     """The scores of a pattern [batch, n_heads, seq, seq] by name, [batch, n_heads] each."""
     logs = mx.log(mx.maximum(pattern, 1e-30))
     found = {
-        "entropy": _mean(-mx.sum(pattern * logs, axis=-1)),
-        "distance": _mean(mx.sum(pattern * masks["distance"], axis=-1)),
+        "entropy": _mean(-total(pattern * logs)),
+        "distance": _mean(total(pattern * masks["distance"])),
     }
     for name in ("first_token", "previous_token"):
-        found[name] = _mean(mx.sum(pattern * masks[name], axis=-1))
+        found[name] = _mean(total(pattern * masks[name]))
     repeats = masks["repeats"].astype(mx.float32)
     for name in ("repeated_token", "successor"):
-        on_it = mx.sum(pattern * masks[name], axis=-1) * repeats
-        found[name] = mx.sum(on_it, axis=-1) / mx.sum(repeats, axis=-1)
+        on_it = total(pattern * masks[name]) * repeats
+        found[name] = total(on_it) / total(repeats)
     return found
 
 
 def _mean(of_queries: mx.array) -> mx.array:
     """Over the queries from the second on: [batch, n_heads, seq] → [batch, n_heads]."""
-    return mx.mean(of_queries[..., 1:], axis=-1)
+    return total(of_queries[..., 1:]) / (of_queries.shape[-1] - 1)

@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from mlux.engine import HookedModel
 from mlux.engine.batching import answer_token, encode_prompt
+from mlux.engine.sums import log_sum_exp
 from mlux.errors import ParameterError
 from mlux.prompts import Prompt
 
@@ -132,6 +133,5 @@ def contrast_logit_diff(
         >>> contrast_logit_diff(mx.array([[1.0, 3.0, 9.0]]), [1], [0]).tolist()
         [2.0]
     """
-    wide = logits.astype(mx.float32)
-    sides = [mx.logsumexp(wide[:, mx.array(list(side))], axis=-1) for side in (positive, negative)]
+    sides = [log_sum_exp(logits[:, mx.array(list(side))]) for side in (positive, negative)]
     return sides[0] - sides[1]

@@ -16,7 +16,7 @@ import mlx.core as mx
 from mlux.engine import HookedModel, sites
 from mlux.engine.batching import TokenBatch
 from mlux.errors import ModelError
-from mlux.methods.scores import log_probabilities
+from mlux.methods.scores import divergence, entropy, log_probabilities
 from mlux.methods.sweeps import layers_with, path_of
 
 Stream = Literal["resid_post", "attn_out", "mlp_out"]
@@ -168,8 +168,8 @@ def _read(
         layer=layer,
         top_ids=top_ids,
         top_logprobs=mx.take_along_axis(logprobs, top_ids, axis=-1),
-        entropy=-mx.sum(mx.exp(logprobs) * logprobs, axis=-1),
-        kl_to_final=mx.maximum(mx.sum(mx.exp(final) * (final - logprobs), axis=-1), 0.0),
+        entropy=entropy(logprobs),
+        kl_to_final=divergence(final, logprobs),
         answer_probability=mx.exp(answer[..., 0]),
         answer_rank=mx.sum(logprobs >= answer, axis=-1) - 1,
     )

@@ -14,6 +14,7 @@ import mlx.core as mx
 from mlux.engine import HookedModel, sites
 from mlux.engine.arrays import numbers
 from mlux.engine.passes import Hook
+from mlux.engine.sums import log_sum_exp
 from mlux.errors import ParameterError
 from mlux.methods.directions import ablate_direction, classes_differ, difference_of_means
 from mlux.methods.residuals import in_batches, residuals_from_end
@@ -64,8 +65,8 @@ def refusal_score(logits: mx.array, tokens: Sequence[int]) -> mx.array:
     logprobs = log_probabilities(logits)
     chosen = mx.zeros((logits.shape[-1],), dtype=mx.bool_)
     chosen[mx.array(list(tokens))] = True
-    refuses = mx.logsumexp(mx.where(chosen, logprobs, -mx.inf), axis=-1)
-    complies = mx.logsumexp(mx.where(chosen, -mx.inf, logprobs), axis=-1)
+    refuses = log_sum_exp(mx.where(chosen, logprobs, -mx.inf))
+    complies = log_sum_exp(mx.where(chosen, -mx.inf, logprobs))
     return refuses - complies
 
 

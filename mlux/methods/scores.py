@@ -6,21 +6,19 @@ All in float32: half-precision logits tie, and their log-sum-exp loses what the 
 import mlx.core as mx
 
 from mlux.engine import HookedModel
+from mlux.engine.sums import log_softmax, total
 
 
 def log_probabilities(logits: mx.array) -> mx.array:
     """Natural-log probabilities along the last axis, float32, of the shape of the logits.
 
-    Shifted by the largest logit first: next to a logit of 20, a log-probability of -0.0003 would
-    be rounded away.
+    Summed as `mlux.engine.sums` does it, to 1e-6 whatever the size of the vocabulary.
 
     Example:
         >>> float(mx.exp(log_probabilities(mx.zeros((1, 4))))[0, 0])
         0.25
     """
-    logits = logits.astype(mx.float32)
-    shifted = logits - mx.max(logits, axis=-1, keepdims=True)
-    return shifted - mx.log(mx.sum(mx.exp(shifted), axis=-1, keepdims=True))
+    return log_softmax(logits)
 
 
 def logit_diff(logits: mx.array, answer: mx.array | int, wrong_answer: mx.array | int) -> mx.array:
@@ -70,8 +68,28 @@ def kl_divergence(reference: mx.array, logits: mx.array) -> mx.array:
         >>> kl_divergence(mx.zeros((2,)), mx.zeros((1, 2))).tolist()
         [0.0]
     """
-    log_p, log_q = log_probabilities(reference), log_probabilities(logits)
-    return mx.maximum(mx.sum(mx.exp(log_p) * (log_p - log_q), axis=-1), 0.0)
+    return divergence(log_probabilities(reference), log_probabilities(logits))
+
+
+def divergence(log_p: mx.array, log_q: mx.array) -> mx.array:
+    """KL(p ‖ q) of log-probabilities along the last axis, in nats, [...]; never below 0.
+
+    Example:
+        >>> log_p = log_probabilities(mx.zeros((2,)))
+        >>> divergence(log_p, log_p).item()
+        0.0
+    """
+    return mx.maximum(total(mx.exp(log_p) * (log_p - log_q)), 0.0)
+
+
+def entropy(log_p: mx.array) -> mx.array:
+    """Entropy of log-probabilities along the last axis, in nats, [...].
+
+    Example:
+        >>> entropy(log_probabilities(mx.zeros((1,)))).item()
+        -0.0
+    """
+    return -total(mx.exp(log_p) * log_p)
 
 
 def scored_logits(model: HookedModel, tokens: mx.array, positions: mx.array) -> mx.array:

@@ -19,6 +19,7 @@ import numpy as np
 
 from mlux.engine import HookedModel, sites
 from mlux.engine.batching import pad
+from mlux.engine.sums import total
 from mlux.methods.lens import Translate
 from mlux.methods.scores import log_probabilities
 
@@ -142,7 +143,7 @@ def tuned_loss(
     """
     read = _translated(parameters, resid)[:, None]  # every position a row of its own
     found = log_probabilities(model.unembed(read)[:, 0])
-    return mx.mean(mx.sum(mx.exp(final) * (final - found), axis=-1))
+    return mx.mean(total(mx.exp(final) * (final - found)))
 
 
 def _translated(parameters: Parameters, resid: mx.array) -> mx.array:

@@ -14,6 +14,7 @@ import mlx.core as mx
 
 from mlux.engine.arrays import integers, numbers
 from mlux.engine.batching import encode_text
+from mlux.engine.sums import log_sum_exp
 from mlux.errors import ParameterError, UnknownNameError
 
 PROBES = {"resid": sites.resid_post, "attn_out": sites.attn_out, "mlp_out": sites.mlp_out}
@@ -118,7 +119,7 @@ class LogitLens:
         logits = self.hooked.unembed(activations).astype(mx.float32)
         ids = mx.argsort(-logits, axis=-1)[..., :top_k]
         top = mx.take_along_axis(logits, ids, axis=-1)
-        probabilities = mx.exp(top - mx.logsumexp(logits, axis=-1, keepdims=True))
+        probabilities = mx.exp(top - log_sum_exp(logits)[..., None])
         table = zip(integers(ids), numbers(top), numbers(probabilities), strict=True)
         return [
             [self._predictions(*position) for position in zip(*row, strict=True)] for row in table
