@@ -132,6 +132,8 @@ def _database(location: str) -> Check:
         fix = "Name another with --db, or move this file away."
         return Check(name="database", status="fail", detail=str(error), fix=fix)
     detail = f"{found['location']}, revision {found['revision']}, {found['bytes'] / 1e6:.1f} MB"
+    if "://" in location:
+        detail += "; who only asks needs a role with SELECT alone (docs/exchange.md)"
     return Check(name="database", status="ok", detail=detail)
 
 

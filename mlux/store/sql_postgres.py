@@ -1,27 +1,49 @@
-"""A person's own SQL on a PostgreSQL server: four walls behind each other.
+"""A person's own SQL on a PostgreSQL server: five walls behind each other.
 
 The transaction is read-only; the statement is the query of a cursor, so that it is one SELECT and
-neither COPY nor COMMIT; no function is called that does something or reaches beyond the notebook;
-and the server's own `statement_timeout` ends what takes too long.
+neither COPY nor COMMIT; it calls only functions that `sql_allowed` lists, which answer from their
+arguments and run no SQL that they are handed as text; no name of the server's own files, settings
+or processes stands in it; and `statement_timeout` ends what takes too long.
+
+They keep out mistakes and what is known. Who lets strangers ask gives them a role that may do no
+more than SELECT (docs/exchange.md).
 """
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from mlux.errors import StoreError
+from mlux.store.sql_allowed import FUNCTIONS
 
-# Functions that are volatile by their nature and do nothing but answer.
-_HARMLESS = {"clock_timestamp", "gen_random_uuid", "random", "timeofday"}
 # The server's own tables and functions (files, settings, passwords, processes), and those that
 # read a table named by a text.
 _OF_THE_SERVER = re.compile(r"pg_|lo_|dblink|\w+_to_xml")
-_WORD = re.compile(r"[^\W\d][\w$]*")
-# Escaped letters in an identifier would hide a name: U&"\0070g_read_file".
-_HIDDEN = re.compile(r'[uU]&"')
-# With none of these, what stands between two quotes is a string, whatever the server's settings.
-_MAY_SHIFT_QUOTES = re.compile(r'["\\$]|--|/\*')
+# With `standard_conforming_strings` on, these and what stands between them make up a statement.
+_TOKEN = re.compile(
+    r"""'(?P<text>(?:[^']|'')*)'|"(?P<quoted>(?:[^"]|"")*)"|(?P<word>[^\W\d][\w$]*)"""
+    r"""|(?P<comment>--[^\r\n]*|/\*)|\s+|(?P<sign>.)""",
+    re.DOTALL,
+)
+# What could hold text that the pattern above takes for something else, or the other way round.
+_UNTOLD = re.compile(r"""(?i:\b(?:e'|u&['"]))|\$(?:[^\W\d]\w*)?\$""")
+# In a text, what would be a call if something ran it.
+_CALL = re.compile(r"([^\W\d][\w$]*)[\s\"]*(?:/\*.*?\*/\s*)*\(", re.DOTALL)
+
+
+class _Names(NamedTuple):
+    """The names that stand in a statement.
+
+    Attributes:
+        written: All outside its texts.
+        called: Of these, those before a parenthesis: functions, types, columns of a table's alias.
+        in_texts: Those before a parenthesis inside a text.
+    """
+
+    written: set[str]
+    called: set[str]
+    in_texts: set[str]
 
 
 def run(
@@ -40,6 +62,7 @@ def run(
         sqlalchemy.exc.DBAPIError: If the server refuses it.
     """
     connection.execute(sa.text("SET TRANSACTION READ ONLY"))
+    connection.execute(sa.text("SET LOCAL standard_conforming_strings = on"))
     connection.execute(sa.text(f"SET LOCAL statement_timeout = {max(1, int(seconds * 1000))}"))
     _check_names(connection, sql)
     driver: Any = connection.connection.driver_connection
@@ -52,20 +75,67 @@ def run(
 
 
 def _check_names(connection: sa.Connection, sql: str) -> None:
-    """Raises StoreError if a word of the statement is a function that does something.
-
-    Every word counts, also one in a comment: what is a comment depends on the server's settings.
-    """
-    if _HIDDEN.search(sql):
-        raise StoreError('mlux sql does not take names written as U&"…"; write them out.')
-    plain = sql if _MAY_SHIFT_QUOTES.search(sql) else re.sub("'[^']*'", " ", sql)
-    words = {word.lower() for word in _WORD.findall(plain)} - _HARMLESS
+    """Raises StoreError if a statement calls what is not listed, or names what is the server's."""
+    names = _names(sql)
     found = connection.execute(
-        sa.text("SELECT proname FROM pg_proc WHERE provolatile = 'v' AND proname = ANY(:words)"),
-        {"words": sorted(words)},
-    )
-    refused = {word for word in words if _OF_THE_SERVER.match(word)} | set(found.scalars())
+        sa.text(
+            "SELECT proname, bool_or(provolatile = 'v'), bool_and(pronamespace = 11) "
+            "FROM pg_proc WHERE proname = ANY(:names) GROUP BY proname"
+        ),  # 11 is pg_catalog, whose functions no person has written
+        {"names": sorted(names.written | names.in_texts)},
+    ).all()
+    foreign = {name for name, _, is_built_in in found if not (is_built_in and name in FUNCTIONS)}
+    acting = {name for name, is_volatile, _ in found if is_volatile} - FUNCTIONS
+    anywhere = names.written | names.in_texts
+    refused = (names.called & foreign) | (anywhere & acting)
+    refused |= {name for name in anywhere if _OF_THE_SERVER.match(name)}
     if refused:
         raise StoreError(
             f"mlux sql only reads the notebook, not what {sorted(refused)[0]} reaches."
         )
+
+
+def _names(sql: str) -> _Names:
+    """Reads a statement as the server does.
+
+    Example:
+        >>> _names("SELECT avg(value) FROM results -- count(*)").called
+        {'avg'}
+    """
+    names = _Names(set(), set(), set())
+    before: str | None = None
+    at = 0
+    while at < len(sql):
+        token = _TOKEN.match(sql, at)
+        assert token is not None  # every character is one of its kinds
+        at = token.end()
+        kind = token.lastgroup
+        if kind is None:  # space
+            continue
+        if kind == "comment":
+            at = _end_of_comment(sql, token) if token[0] == "/*" else at
+            continue
+        untold = _UNTOLD.match(sql, token.start())
+        if untold:
+            raise StoreError(
+                f"mlux sql does not take texts and names that begin with {untold[0]}; write them "
+                "between plain quotes."
+            )
+        if kind == "sign" and token[0] == "(" and before:
+            names.called.add(before)
+        before = token[0].lower() if kind == "word" else token["quoted"]
+        if before:
+            names.written.add(before)
+        if kind == "text":
+            names.in_texts.update(name.lower() for name in _CALL.findall(token[0]))
+    return names
+
+
+def _end_of_comment(sql: str, begun: re.Match[str]) -> int:
+    """Where a comment is over; one may stand inside another."""
+    depth = 1
+    for mark in re.finditer(r"/\*|\*/", sql[begun.end() :]):
+        depth += 1 if mark[0] == "/*" else -1
+        if not depth:
+            return begun.end() + mark.end()
+    return len(sql)
