@@ -261,10 +261,10 @@ def load(
         >>> import tempfile
         >>> from mlux import load_artifact, run_experiment
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     db, params = f"{folder}/mlux.db", {"n_prompts": 4, "n_shots": 2, "n_random": 1}
-        ...     run = run_experiment("function_vectors", model="demo", params=params, db=db)
-        ...     load_artifact(db, run.uid, "function_vectors")["plural half 0"].shape
-        (128,)
+        ...     db, params = f"{folder}/mlux.db", {"steps": 2}
+        ...     run = run_experiment("tuned_lens", model="demo", params=params, db=db)
+        ...     load_artifact(db, run.uid, "tuned_lens.0")["weight"].shape
+        (5, 128, 128)
     """
     with opened(db) as store:
         path = _checked_file(store, run, name, trial)
