@@ -54,9 +54,8 @@ def value_axis(
     least, most = data.bounds(pd.concat([table["value"], table["least"], table["most"]]))
     low, high = max(low, least), min(high, most)
     if logarithmic:
-        powers = [10**power for power in range(9) if 10**power <= max(high, 1)]
         scale = alt.Scale(type="symlog", domain=[min(least, 0), max(high, 1)], nice=False)
-        return scale, style.axis(label, values=[0, *powers])
+        return scale, style.axis(label, values=style.powers(high))
     if zero or 0 <= table["value"].min() <= 0.3 * high:
         low, high = min(low, 0), max(high, 0)
     if low == high:

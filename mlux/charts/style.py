@@ -5,7 +5,6 @@ beside a person's own (`a | b`), and nobody else's charts change.
 """
 
 from collections.abc import Iterable, Sequence
-from math import log1p
 from typing import Any
 
 import altair as alt
@@ -83,24 +82,17 @@ def series_color(names: Sequence[str]) -> alt.Scale:
     return alt.Scale(domain=list(names), scheme="viridis")
 
 
-def value_color(low: float, high: float, logarithmic: bool = False) -> alt.Scale:
-    """The colours of a heat map: blue to orange around 0 for signed values, else viridis from 0.
-
-    A logarithmic scale is linear near 0, so that a rank of 0 has a colour too.
-    """
-    if logarithmic:
-        return alt.Scale(type="symlog", scheme="viridis", domain=[0, max(high, 1)])
+def value_color(low: float, high: float) -> alt.Scale:
+    """The colours of a heat map: blue to orange around 0 for signed values, else viridis from 0."""
     if low < 0:
         most = max(-low, high)
         return alt.Scale(scheme="blueorange", domain=[-most, most])
     return alt.Scale(scheme="viridis", domain=[0, high if high > 0 else 1])
 
 
-def ink_on(low: float, high: float, field: str = "value", *, logarithmic: bool = False) -> Any:
+def ink_on(low: float, high: float, field: str = "value") -> Any:
     """The colour of text that is legible on a cell of `value_color`."""
-    if logarithmic:
-        dark = f"log(1 + datum.{field}) < {0.6 * log1p(max(high, 1))!r}"
-    elif low < 0:
+    if low < 0:
         dark = f"abs(datum.{field}) > {0.65 * max(-low, high)!r}"
     else:
         dark = f"datum.{field} < {0.6 * (high if high > 0 else 1)!r}"
@@ -112,6 +104,11 @@ def some(places: Iterable[Any], most: int) -> list[int]:
     whole = sorted({int(place) for place in places})
     every = next(step for step in (1, 2, 4, 8, 16, 10**9) if len(whole) / step <= most)
     return [place for place in whole if place % every == 0]
+
+
+def powers(most: float) -> list[int]:
+    """The labels of a logarithmic scale that begins at 0: 0, 1, 10, 100, … up to the most."""
+    return [0, *(10**power for power in range(9) if 10**power <= max(most, 1))]
 
 
 def step(n: int, *, room: int, least: int, most: int) -> int:

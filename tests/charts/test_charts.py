@@ -341,15 +341,19 @@ def test_ranks_have_a_logarithmic_axis_on_which_0_has_a_place() -> None:
     assert labels == ["10", "100", "1,000", "10,000"]
     heights = [item["y"] for item in sorted(drawn.items("symbol"), key=lambda item: item["x"])]
     assert heights[3] - heights[2] > 0.1 * (heights[3] - heights[0])
-    colors = charts.condition_heatmap(
+    grid = charts.condition_heatmap(
         results(
             layers=[0, 1],
             conditions=["source=0", "source=1", "source=2"],
-            value=lambda layer, _, prompt: 10.0**layer,
+            value=lambda layer, _, prompt: 1000.0**layer,
         ),
         logarithmic=True,
-    ).to_dict()["layer"][0]["encoding"]["color"]["scale"]
-    assert colors["type"] == "symlog"
+    )
+    drawn = scene(grid)
+    assert drawn.texts("legend-label") == ["0", "10", "100", "1,000"]
+    low, high = (rgb(item["fill"]) for item in (drawn.items("rect")[0], drawn.items("rect")[-1]))
+    assert high == YELLOW
+    assert low[2] > 100  # a rank of 1 in 1,000 is not the dark end
 
 
 def test_more_lines_than_can_be_told_apart_are_panels_with_their_controls() -> None:
