@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from mlux import HookedModel, run_experiment
 from mlux.cli.root import cli
 from mlux.errors import MluxError
-from mlux.report.reproduce import _run
+from mlux.report.request import lines
 from mlux.runner import prepare_again, rerun
 from mlux.store import Store, load_run
 from mlux.verify import verify
@@ -30,7 +30,7 @@ def test_a_run_computes_in_the_dtype_that_was_asked_for_and_so_does_what_repeats
     assert prepare_again(stored).model.config["dtype"] == dtype
     checked = verify(run.uid, db=db)
     assert not [one for one in checked.changed if one.name == "dtype"]
-    assert f"--dtype {dtype}" in _run(stored)[-1]
+    assert f"--dtype {dtype}" in list(lines([stored]))[-1]
 
 
 @pytest.mark.parametrize("dtype", [None, *HALF])

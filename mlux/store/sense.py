@@ -17,8 +17,11 @@ from mlux.store.merge_source import RefusedError, Source
 from mlux.store.session import now
 from mlux.store.tables import Base
 
-IN_PERCENT = ("cross_model",)
-"""Experiments whose `layer` is a depth in percent."""
+LAYER_AXIS = "layer_axis"
+"""The name in a condition that says that `layer` counts something else."""
+
+IN_PERCENT = "cross_model"
+"""Whose runs counted depth in percent before they said so."""
 
 ROUNDING = 1e-3
 """What a log-probability may exceed 0 by; float32 over a large vocabulary is off by 1e-4."""
@@ -54,20 +57,25 @@ def _values(connection: sa.Connection) -> Iterator[str]:
         min(value) AS low, max(value) AS high
       FROM layer_results GROUP BY run_id, metric_id
     )
-    SELECT r.uid, e.name AS experiment, k.name AS metric, f.layer, f.head, f.low, f.high,
-      m.n_layers, m.n_heads, d.metric_id AS declared
+    SELECT r.uid, k.name AS metric, f.layer, f.head, f.low, f.high,
+      m.n_layers, m.n_heads, d.metric_id AS declared,
+      e.name = :in_percent OR EXISTS (
+        SELECT 1 FROM trials AS t JOIN condition_values AS c ON c.condition_id = t.condition_id
+        WHERE t.run_id = r.id AND c.name = :layer_axis
+      ) AS counts_other
     FROM found AS f JOIN runs AS r ON r.id = f.run_id JOIN metrics AS k ON k.id = f.metric_id
       JOIN models AS m ON m.id = r.model_id JOIN experiments AS e ON e.id = r.experiment_id
       LEFT JOIN run_metrics AS d ON d.run_id = f.run_id AND d.metric_id = f.metric_id
     ORDER BY f.run_id, f.metric_id
     """
-    for row in connection.execute(sa.text(query)).mappings():
+    named = {"in_percent": IN_PERCENT, "layer_axis": LAYER_AXIS}
+    for row in connection.execute(sa.text(query), named).mappings():
         of = f"Run {row['uid']}: {row['metric']}"
         if row["declared"] is None:
             yield f"{of} has values, and the run does not declare it."
         if not _are_finite(row["low"], row["high"]):
             yield f"{of} has a value that is infinite."
-        if row["layer"] >= row["n_layers"] and row["experiment"] not in IN_PERCENT:
+        if row["layer"] >= row["n_layers"] and not row["counts_other"]:
             yield f"{of} has a value at layer {row['layer']} of a model of {row['n_layers']}."
         if row["head"] >= row["n_heads"]:
             yield f"{of} has a value at head {row['head']} of a model of {row['n_heads']}."

@@ -15,6 +15,7 @@ from mlux.errors import RunError, StoreError, UnknownNameError
 from mlux.results import Artifact
 from mlux.store import (
     FinishedTrial,
+    RunSpec,
     RunWriter,
     Store,
     artifacts,
@@ -273,8 +274,16 @@ def test_a_broken_parameter_stops_no_listing(store: Store) -> None:
         load_run(store, uid)
 
 
-def test_depths_in_percent_are_no_layers(store: Store) -> None:
-    write_run(store, replace(make_spec(), experiment="cross_model"))
+@pytest.mark.parametrize(
+    "spec",
+    [
+        make_spec(conditions=[{"layer_axis": "depth in percent"}]),
+        replace(make_spec(), experiment="cross_model"),
+    ],
+    ids=["says so", "as it was"],
+)
+def test_what_counts_no_layers_may_count_further(store: Store, spec: RunSpec) -> None:
+    write_run(store, spec)
     executing("UPDATE layer_results SET layer = 100 WHERE layer = 1")(store)
     assert soundness.check(store) == []
 
