@@ -75,7 +75,7 @@ def test_statistics_say_what_they_are(notebook: tuple[Path, list[str]]) -> None:
     found = compare(path, a, b, "--metric", "logit_diff", "--stats", "--seed", "7")
     assert found.exit_code == 0
     header = found.stdout.splitlines()[0].split()
-    assert header == ["layer", "n", "estimate", "interval", "effect", "p", "q"]
+    assert header == ["layer", "n", "estimate", "interval", "effect", "size", "p", "q"]
     assert "paired by prompt: BCa bootstrap, sign-flip test, Cohen's d_z" in found.stderr
     assert "95 % intervals, 9,999 resamples, seed 7; q: Benjamini–Hochberg over 3" in found.stderr
     assert "6 units are few" in found.stderr

@@ -174,7 +174,7 @@ def test_diff_is_paired_by_prompt(store: Store, pair: tuple[str, str], by: list[
     )
     assert list(table.columns) == [
         *by,
-        *("n", "n_lost", "mean_a", "mean_b", "estimate", "low", "high", "effect", "p", "q"),
+        *("n", "n_lost", "mean_a", "mean_b", "estimate", "low", "high", "effect", "size", "p", "q"),
     ]
     prompts = [prompt.text for prompt in make_prompts(N).prompts]
     ps = []

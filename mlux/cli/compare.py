@@ -152,7 +152,10 @@ def _side_by_side(
         stored = load_run(store, resolve_run(store, run))
         if stored.gate_sentence:
             sentence(f"Note: Run {stored.uid}: {stored.gate_sentence}")
-    return compare.pivot(runs, metric=metric, by=by, db=settings.location).reset_index()
+    table = compare.pivot(runs, metric=metric, by=by, db=settings.location)
+    for warning in table.attrs["notes"]:
+        sentence(f"Note: {warning}")
+    return table.reset_index()
 
 
 def _differences(
@@ -171,7 +174,8 @@ def _differences(
     across = f"{len(found)} runs of " if len(found) > 1 else ""
     sentence(
         f"{100 * attrs['level']:.0f} % intervals, {attrs['n_resamples']:,} resamples, seed "
-        f"{attrs['seed']}; q: {across}{attrs['correction']}."
+        f"{attrs['seed']}; q: {across}{attrs['correction']}. Differences below "
+        f"{attrs['smallest']:.2g} do not count, however small their q."
     )
     for warning in dict.fromkeys(text for frame in found for text in frame.attrs["notes"]):
         sentence(f"Note: {warning}")

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 # Of a difference, for eyes: what --stats is there for, and what is shown without it.
-TESTS = ("n", "lost", "estimate", "interval", "effect", "p", "q")
+TESTS = ("n", "lost", "estimate", "interval", "effect", "size", "p", "q")
 MEANS = ("n", "lost", "mean_a", "mean_b", "estimate", "interval", "q")
 
 
@@ -26,9 +26,9 @@ def ordered(
             raise UnknownNameError("column", name, columns, hint)
         frame = frame.sort_values(name, ascending=name == sort, kind="stable")
     elif top is not None and isinstance(by, str):
-        frame = frame.assign(size=frame["estimate"].abs())
-        frame = frame.sort_values([by, "size"], ascending=[True, False], kind="stable")
-        frame = frame.drop(columns="size")
+        frame = frame.assign(far=frame["estimate"].abs())
+        frame = frame.sort_values([by, "far"], ascending=[True, False], kind="stable")
+        frame = frame.drop(columns="far")
     elif top is not None:
         apart = frame[by].max(axis=1) - frame[by].min(axis=1)
         frame = frame.loc[apart.sort_values(ascending=False, kind="stable").index]
@@ -73,7 +73,7 @@ def for_eyes(frame: "DataFrame", by: Sequence[str], measures: Sequence[str]) -> 
     # As objects, because as texts they would be plain ones.
     interval = pd.Series(texts, frame.index, dtype=object)
     shown = frame.assign(interval=interval).rename(columns={"n_lost": "lost"})
-    for name in ("effect", "p", "q", "q_equivalent"):
+    for name in ("size", "effect", "p", "q", "q_equivalent"):
         if name in shown:
             shown[name] = [float(f"{value:.2g}") for value in shown[name]]
     if "lost" in shown and not shown["lost"].any():

@@ -32,6 +32,10 @@ CORRECTIONS = {
 }
 _MEASURES = ("mean_a", "mean_b", "estimate", "low", "high", "effect", "p")
 _FEW = 20
+SMALLEST = 0.01
+"""The smallest difference that counts if no margin is stated, as a share of the metric's size."""
+_ROUNDING = {"float16": 2.0**-10, "bfloat16": 2.0**-7}  # relative, of a model's numbers
+_ROUNDING_FLOAT32 = 2.0**-20  # float32 has 2**-23; sums over a model lose the last bits
 
 
 def diff(
@@ -78,11 +82,13 @@ def diff(
     Returns:
         One row a group: the group's names, `n` pairs, `n_lost` units that only one side has,
         `mean_a`, `mean_b`, `estimate` (mean of b minus a), its bootstrap interval `low` to `high`
-        (BCa), `effect` (Cohen's d_z), `p` of a paired sign-flip test, and `q`, which is p
-        corrected over the groups. With a margin also `p_equivalent` of two one-sided tests and its
-        `q_equivalent`: small where the runs differ by less than the margin. If unpaired: `n` and
-        `n_b` units, Cohen's d, and a permutation test. `attrs` has `method`, `correction`, `level`,
-        `n_resamples`, `seed`, and in `notes` what to keep in mind.
+        (BCa), `effect` (Cohen's d_z), `size` (the estimate as a share of the largest mean), `p` of
+        a paired sign-flip test, and `q`, which is p corrected over the groups. With a margin also
+        `p_equivalent` of two one-sided tests and its `q_equivalent`: small where the runs differ by
+        less than the margin. If unpaired: `n` and `n_b` units, Cohen's d, and a permutation test.
+        `attrs` has `method`, `correction`, `level`, `n_resamples`, `seed`, in `notes` what to keep
+        in mind, and in `smallest` the smallest difference that counts, in the metric's unit: the
+        margin, or else 1 % of the largest mean, and never less than the models' dtype rounds away.
 
     Raises:
         UnknownNameError: If there is no such run, metric or group.
@@ -112,6 +118,7 @@ def diff(
     else:
         table, method = unpaired_table(sides, metric, how)
         table["q"] = benjamini_hochberg(table["p"].to_numpy())
+    smallest = _measure(table, sides, margin)
     for name in (name for name in groups if name not in sides.groups):
         table[name] = pd.Categorical([sides.label(name)] * len(table))
     measures = [name for name in table.columns if name not in groups]
@@ -123,6 +130,7 @@ def diff(
         "unit": unit,
         "method": method,
         "correction": CORRECTIONS[correction].format(int(table["p"].notna().sum())),
+        "smallest": smallest,
         "level": level,
         "n_resamples": n_resamples,
         "seed": seed,
@@ -142,6 +150,27 @@ def _check(paired: bool, unit: str, correction: str, margin: float | None) -> No
             "Unpaired runs have no differences to flip or to hold against a margin: leave "
             "correction='bh', margin=None and unit='prompt', or pair them."
         )
+
+
+def _measure(table: pd.DataFrame, sides: Sides, margin: float | None) -> float:
+    """Adds `size` to the table; the smallest difference that counts, in the metric's unit."""
+    largest = float(np.nanmax(np.abs(table[["mean_a", "mean_b"]].to_numpy(np.float64)), initial=0))
+    size = table["estimate"] / (largest or 1.0)
+    table.insert(list(table.columns).index("p"), "size", size)
+    dtypes = [run.dtype for side in sides.runs for run in side]
+    rounding = largest * max(_ROUNDING.get(dtype, _ROUNDING_FLOAT32) for dtype in dtypes)
+    return max(rounding, SMALLEST * largest if margin is None else margin)
+
+
+def counts(table: pd.DataFrame, level: float) -> pd.Series:
+    """Whether each difference of `diff` is unlikely to be luck and large enough to count.
+
+    Args:
+        table: What `diff` returned, or rows of it; its `attrs` have the smallest difference.
+        level: The false discovery rate.
+    """
+    large: pd.Series = table["estimate"].abs() >= table.attrs["smallest"]
+    return large & (table["q"] < level)
 
 
 def _few(table: pd.DataFrame) -> list[str]:

@@ -12,6 +12,7 @@ from mlux.store.reader import param
 _FACTS = """
 SELECT r.uid, e.name AS experiment, m.label AS model, s.name AS prompts,
   s.content_hash AS prompts_hash, r.seed, r.code_hash, r.status, m.quant_bits, m.quant_group_size,
+  m.n_layers, m.dtype,
   (SELECT count(*) FROM trials AS t WHERE t.run_id = r.id AND t.status <> 'done') AS missing,
   (SELECT count(DISTINCT t.prompt_id) FROM trials AS t WHERE t.run_id = r.id) AS n_prompts,
   (SELECT count(DISTINCT t.prompt_id) FROM trials AS t WHERE t.run_id = r.id
@@ -33,6 +34,8 @@ class RunFacts:
         prompts: The name of its prompt set.
         prompts_hash: Of the prompts in their order.
         quant_bits: The width of the model's weights; None if they are not quantised.
+        n_layers: How deep the model is.
+        dtype: What the model computes in.
         missing: How many trials are not done.
         n_unsolved: Prompts, of `n_prompts`, that did not pass the baseline gate.
         params: The experiment's options.
@@ -48,6 +51,8 @@ class RunFacts:
     status: str
     quant_bits: int | None
     quant_group_size: int | None
+    n_layers: int
+    dtype: str
     missing: int
     n_prompts: int
     n_unsolved: int

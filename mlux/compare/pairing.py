@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from pandas.api.types import union_categoricals
 
 from mlux.compare.checks import check_metric, check_quantization, check_replicates, notes
+from mlux.compare.depth import at_depth, depth_notes, reference_depth
 from mlux.compare.facts import RunFacts, run_facts
 from mlux.compare.selection import GROUPS, groups_of
 from mlux.compare.units import conditions, prompt_means, replicate_means
@@ -83,13 +84,18 @@ def load(
                 check_replicates(side)
             check_quantization(runs, across)
             names = [*(["run"] if replicates else []), *groups, "condition_id"]
-            cells = [_cells(connection, side, metric, names) for side in keys]
+            everybody = [run for side in runs for run in side]
+            reference = reference_depth(everybody, groups)
+            cells = [
+                at_depth(_cells(connection, side, metric, names), of[0], reference)
+                for side, of in zip(keys, runs, strict=True)
+            ]
     _unify(cells, groups)
     return Sides(
         runs=(runs[0], runs[1]),
         groups=groups,
         cells=(cells[0], cells[1]),
-        notes=[*notes(runs[0], runs[1]), *changed],
+        notes=[*notes(runs[0], runs[1]), *changed, *depth_notes(everybody, reference)],
     )
 
 

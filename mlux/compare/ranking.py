@@ -8,6 +8,8 @@ import pandas as pd
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from mlux.compare.depth import at_depth, reference_depth
+from mlux.compare.facts import run_facts
 from mlux.compare.selection import groups_of
 from mlux.compare.units import means, with_identity, with_metric
 from mlux.errors import ParameterError
@@ -110,6 +112,7 @@ def agreement(
         correlation over them, with its p of "no monotone relation" (t distribution; NaN with fewer
         than three places or if a run has the same value everywhere); `overlap` the share of the
         `top` highest that are among both runs' highest, `by_chance` what it would be at random.
+        Layers of models of different depth are the same place at the same share of the depth.
 
     Raises:
         UnknownNameError: If there is no such run, metric or group.
@@ -131,10 +134,14 @@ def agreement(
         if len(keys) < 2:
             raise ParameterError("Give two runs or more to see whether they agree.")
         table = means(connection, keys, metric, ["run", *groups])
+        facts = run_facts(connection, keys)
         identity = with_identity(
             connection, pd.DataFrame({"run": pd.Categorical(list(keys), categories=list(keys))})
         )
     model = identity["model"]
+    reference = reference_depth(facts, groups)
+    if reference is not None:
+        table = pd.concat([at_depth(table[table["run"] == f.uid], f, reference) for f in facts])
     wide = table.pivot(index=groups, columns="run", values="value").reindex(columns=list(keys))
     values: Floats = wide.to_numpy(dtype=np.float64).T  # [runs, places]
     first, second = np.triu_indices(len(keys), 1)  # every pair of runs once, in order

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from mlux.compare.depth import at_depth, depth_notes, reference_depth
+from mlux.compare.facts import run_facts
 from mlux.compare.selection import GROUPS, groups_of
 from mlux.errors import ParameterError
 from mlux.store import frames, numbers
@@ -46,7 +48,9 @@ def pivot(
         db: The notebook.
 
     Returns:
-        Indexed by `by`, columns named by uid in the order asked for.
+        Indexed by `by`, columns named by uid in the order asked for. Layers of models of different
+        depth stand side by side where they are the same share of the depth; `attrs` has that in
+        `notes`.
 
     Raises:
         UnknownNameError: If there is no such run, metric or group.
@@ -62,11 +66,17 @@ def pivot(
     with frames.opened(db) as store, store.reading() as connection:
         keys = frames.run_keys(store, connection, runs)
         sums = frames.sums(connection, keys, metric, ["run", *groups])
+        facts = run_facts(connection, keys)
+    reference = reference_depth(facts, groups)
+    if reference is not None:
+        sums = pd.concat([at_depth(sums[sums["run"] == run.uid], run, reference) for run in facts])
     totals = sums.groupby(["run", *groups], observed=True, dropna=False)[["total", "n"]].sum()
     means = (totals["total"] / totals["n"]).rename("mean").reset_index()
     means["run"] = means["run"].astype(str)
     table = means.pivot(index=groups, columns="run", values="mean")
-    return table.reindex(columns=pd.Index(list(keys), name="run"))
+    table = table.reindex(columns=pd.Index(list(keys), name="run"))
+    table.attrs = {"notes": depth_notes(facts, reference)}
+    return table
 
 
 def predictions(runs: Runs, db: Database = None) -> pd.DataFrame:

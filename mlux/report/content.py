@@ -10,6 +10,7 @@ from mlux import compare
 from mlux.charts.choice import chart_for
 from mlux.charts.saving import Chart
 from mlux.charts.suitable import Suggestion, named, suggestions
+from mlux.compare.differences import counts
 from mlux.errors import MluxError, UnknownNameError
 from mlux.report import provenance, reproduce
 from mlux.store import load_run, resolve_run
@@ -259,19 +260,24 @@ def _method(facts: Mapping[Any, Any]) -> str:
 
 def _finding(table: pd.DataFrame, axes: list[str], names: tuple[str, str], metric: str) -> str:
     """What the table says, in one sentence."""
-    real = table[table["q"] < LEVEL]
+    significant = table["q"] < LEVEL
+    real = table[counts(table, LEVEL)]
     what = f"{metric} of {names[1]} minus {names[0]}"
     where = " and ".join(axes)
+    smallest = f"{table.attrs['smallest']:.2g}"
+    tiny = int(significant.sum()) - len(real)
+    also = f" At {tiny} more q is as small, but the difference below {smallest}." if tiny else ""
     if not len(real):
         return (
             f"{what}: at none of {len(table)} places by {where} is the difference significant "
-            f"(q < {LEVEL:g})."
+            f"(q < {LEVEL:g}) and at least {smallest}.{also}"
         )
     strongest = real.loc[[real["estimate"].abs().idxmax()]].to_dict("records")[0]
     place = ", ".join(f"{name} {strongest[name]}" for name in axes if pd.notna(strongest[name]))
     return (
-        f"{what}: significant (q < {LEVEL:g}) at {len(real)} of {len(table)} places by {where}; "
+        f"{what}: significant (q < {LEVEL:g}) and at least {smallest} at {len(real)} of "
+        f"{len(table)} places by {where}; "
         f"the largest difference is {strongest['estimate']:+.4g} "
-        f"[{strongest['low']:.4g}, {strongest['high']:.4g}] at {place} "
-        f"(q = {strongest['q']:.2g}, n = {strongest['n']})."
+        f"[{strongest['low']:.4g}, {strongest['high']:.4g}], {abs(strongest['size']):.0%} of the "
+        f"largest mean, at {place} (q = {strongest['q']:.2g}, n = {strongest['n']}).{also}"
     )

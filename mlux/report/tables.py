@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mlux.charts import data
+from mlux.compare.differences import counts
 from mlux.report.content import LEVEL, Comparison, Section
 from mlux.report.text import number, paragraphs, shown
 
@@ -27,11 +29,12 @@ _TITLES = {
     "low": "from",
     "high": "to",
     "effect": "d",
+    "size": "of largest mean",
 }
 
 
 def differences(comparison: Comparison) -> Table | None:
-    """The rows of a comparison, the significant ones marked; None if it was refused."""
+    """The rows of a comparison, those that count marked; None if it was refused."""
     frame = comparison.table
     if frame is None:
         return None
@@ -42,7 +45,7 @@ def differences(comparison: Comparison) -> Table | None:
     return Table(
         columns=tuple(shown(titles.get(str(name), name), 60) for name in frame.columns),
         rows=tuple(rows),
-        marked=frozenset(place for place, q in enumerate(frame["q"]) if q < LEVEL),
+        marked=frozenset(np.flatnonzero(counts(frame, LEVEL)).tolist()),
     )
 
 

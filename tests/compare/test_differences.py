@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose
 from synthetic import METRICS, make_model, make_prompts, make_spec, write_run
 
 from mlux import compare, stats
+from mlux.compare.differences import counts
 from mlux.errors import MluxError, ParameterError, RunError, UnknownNameError
 from mlux.prompts import Prompt, PromptSet
 from mlux.results import Values
@@ -149,6 +150,28 @@ def test_max_t_keeps_a_prompt_together_where_a_head_lacks_one(store: Store) -> N
     assert table["q"].notna().all()
 
 
+def test_a_difference_too_small_to_count_is_not_significant_however_sure(store: Store) -> None:
+    def made(shift: float) -> Callable[[int], FinishedTrial]:
+        def make(trial: int) -> FinishedTrial:
+            curve = [1.0 + trial / 100, 1.0 + trial / 100 + shift, 1.0 + trial / 100 + 4e-9 * shift]
+            return FinishedTrial(
+                trial=trial, results=[Values(metric="logit_diff", values=curve, axes=("layer",))]
+            )
+
+        return make
+
+    runs = [write_run(store, make_spec(n_prompts=N), make=made(shift)) for shift in (0.0, 0.5)]
+    table = compare.diff(*runs, metric="logit_diff", db=store)
+    assert (table["q"] < 0.05).tolist() == [False, True, True]
+    assert counts(table, 0.05).tolist() == [False, True, False]
+    assert_allclose(table["size"], [0, 0.5 / table["mean_b"].max(), 0], atol=1e-7)
+    for margin, expected in ((0.6, False), (0.4, True)):
+        table = compare.diff(*runs, metric="logit_diff", db=store, margin=margin)
+        assert counts(table, 0.05).tolist() == [False, expected, False]
+    table = compare.diff(*runs, metric="logit_diff", db=store, margin=1e-12)
+    assert counts(table, 0.05).tolist() == [False, True, False], "below what float32 rounds away"
+
+
 def test_no_difference_is_shown_by_two_one_sided_tests(
     store: Store, replicates: tuple[list[str], list[str]]
 ) -> None:
@@ -189,7 +212,20 @@ def test_runs_on_different_prompts_are_refused_a_pair_and_compared_without(store
         compare.diff(a, b, metric="head_score", db=store)
     table = compare.diff(a, b, metric="head_score", paired=False, db=store, seed=2)
     assert list(table.columns) == [
-        *("layer", "n", "n_b", "mean_a", "mean_b", "estimate", "low", "high", "effect", "p", "q"),
+        *(
+            "layer",
+            "n",
+            "n_b",
+            "mean_a",
+            "mean_b",
+            "estimate",
+            "low",
+            "high",
+            "effect",
+            "size",
+            "p",
+            "q",
+        ),
     ]
     for layer, row in table.iterrows():
         first = np.array([[values((1,), i, int(layer), 0.0) for i in range(N)]])

@@ -21,6 +21,29 @@ def is_sorted(table: pd.DataFrame, columns: list[str]) -> bool:
     return table.index.tolist() == table.sort_values(columns, kind="stable").index.tolist()
 
 
+def test_layers_of_models_of_different_depth_are_compared_by_their_share_of_it(
+    recorded_runs: Recorded,
+) -> None:
+    (a, b), store = recorded_runs.runs, recorded_runs.store  # 3 and 5 layers
+    deep = [
+        np.mean(recorded_runs.prompt_means(b, layer=layer, control=None)) for layer in (0, 2, 4)
+    ]
+    for table, mine in (
+        (compare.diff(a, b, metric="effect", db=store), "mean_b"),
+        (compare.diff(a, b, metric="effect", db=store, paired=False), "mean_b"),
+        (compare.diff(b, a, metric="effect", db=store), "mean_a"),
+    ):
+        assert table["layer"].tolist() == [0, 1, 2]
+        assert_allclose(table[mine], deep)
+        assert "(toy3 3, toy5 5 layers)" in " ".join(table.attrs["notes"]) or mine == "mean_a"
+    wide = compare.pivot([a, b], metric="effect", db=store)
+    assert wide.index.tolist() == [0, 1, 2]
+    assert wide.notna().all(axis=None)
+    assert compare.agreement([a, b], metric="effect", db=store).loc[0, "n"] == 6
+    plain = compare.diff(a, b, metric="effect", by="head", db=store)
+    assert "depth" not in " ".join(plain.attrs["notes"])
+
+
 def test_a_profile_is_the_mean_over_prompts_by_layer(recorded_runs: Recorded) -> None:
     table = compare.profile(recorded_runs.runs, metric="effect", db=recorded_runs.store, seed=3)
     measures = ["metric", "layer", "depth", "n", "estimate", "low", "high"]
