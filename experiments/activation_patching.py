@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 from typing import Any, Literal, get_args
 
@@ -14,6 +15,7 @@ from mlux.methods.edits import HEAD_SITES, Edit, SiteName, edits_of
 from mlux.methods.patching import (
     Head,
     PatchingResult,
+    effects_of_heads,
     elsewhere,
     every_edit,
     random_sets,
@@ -31,6 +33,7 @@ from mlux.metrics import (
 )
 from mlux.registry import Cost, experiment
 from mlux.results import Fitted, Result, Values, at
+from mlux.steps import UNKEPT, Steps
 
 METRICS = (
     PATCHING_EFFECT,
@@ -136,6 +139,7 @@ def _fit(
     seed: int,
     memory: int = MEMORY,
     solved: Sequence[bool] = (),
+    steps: Steps = UNKEPT,
 ) -> Fitted:
     """Prompt → the strongest heads of the other half of the solved prompts."""
     if "head" not in config.sites or not config.top_heads:
@@ -145,14 +149,19 @@ def _fit(
     counted = counted if len(counted) > 1 else list(prompts)
     half = {encoded.prompt: number % 2 for number, encoded in enumerate(counted)}
     effects: list[dict[Head, list[float]]] = [{}, {}]
-    for encoded in counted:
+
+    def search(encoded: EncodedPrompt) -> Iterator[tuple[Head, float]]:
         edits = every_edit(model, "head", len(encoded.ids), by_position=False)
+        for found in _patch(model, config, encoded, edits, memory=memory).effects:
+            (edit,) = edits_of(found.row)
+            assert edit.head is not None
+            yield (edit.layer, edit.head), found.effect
+
+    for encoded in counted:
+        of_half, number = effects[half[encoded.prompt]], prompts.index(encoded)
         with suppress(PromptError):  # it fails in its own trial, which says why
-            for found in _patch(model, config, encoded, edits, memory=memory).effects:
-                (edit,) = edits_of(found.row)
-                assert edit.head is not None
-                of_half = effects[half[encoded.prompt]]
-                of_half.setdefault((edit.layer, edit.head), []).append(found.effect)
+            for head, effect in effects_of_heads(steps, number, partial(search, encoded)):
+                of_half.setdefault(head, []).append(effect)
     chosen = [strongest(found, config.top_heads) for found in reversed(effects)]
     return Fitted(state={one.prompt: chosen[half.get(one.prompt, 0)] for one in prompts})
 

@@ -28,6 +28,7 @@ from mlux.prompts import (
 )
 from mlux.registry import Cost, experiment
 from mlux.results import Artifact, Fitted, Metric, RanTokens, Result, Values
+from mlux.steps import UNKEPT, Steps
 
 MOST = 1_000  # more is a slip of the finger, and fills the memory
 METRICS = (
@@ -158,6 +159,7 @@ def _fit(
     seed: int,
     memory: int = MEMORY,
     solved: Sequence[bool] = (),
+    steps: Steps = UNKEPT,
 ) -> Fitted:
     tasks = [prompt.prompt.label or "" for prompt in prompts]
     sums = {one.task: one.terms(tasks) for one in config.compositions}
@@ -170,7 +172,7 @@ def _fit(
     clean_outputs = outputs_at_last(model, [prompt.ids for prompt in prompts])
     corrupted_outputs = outputs_at_last(model, corrupted)
     answers = [prompt.answer or 0 for prompt in prompts]
-    effects = halves.effects(model, corrupted, answers, clean_outputs, memory=memory)
+    effects = halves.effects(model, corrupted, answers, clean_outputs, memory=memory, steps=steps)
     heads = [top_heads(halves.average(effects, half, solved), config.n_heads) for half in HALVES]
     kinds = {"function": (heads, clean_outputs), "corrupted prompts": (heads, corrupted_outputs)}
     for draw in range(1, config.n_random + 1):

@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from mlux.engine import HookedModel
@@ -12,6 +13,7 @@ from mlux.errors import ParameterError, PromptError
 from mlux.methods.edits import Edit
 from mlux.methods.patching import (
     Head,
+    effects_of_heads,
     every_head,
     named_heads,
     random_sets,
@@ -23,6 +25,7 @@ from mlux.methods.path_patching import path_patching as patch
 from mlux.metrics import LOGIT_DIFF
 from mlux.registry import Cost, experiment
 from mlux.results import Fitted, Metric, Result, at
+from mlux.steps import UNKEPT, Steps
 
 Receiver = Literal["logits", "q", "k", "v"]
 METRICS = (
@@ -108,6 +111,7 @@ def _fit(
     seed: int,
     memory: int = MEMORY,
     solved: Sequence[bool] = (),
+    steps: Steps = UNKEPT,
 ) -> Fitted:
     """The heads that receive: those of the largest mean direct effect on the logits."""
     if config.heads != ("top",):
@@ -115,11 +119,17 @@ def _fit(
     effects: dict[Head, list[float]] = {head: [] for head in every_head(model)}
     senders = [edit for edit in every_sender(model) if edit.head is not None]
     counted = [one for one, good in zip(prompts, solved, strict=True) if good] if solved else []
+
+    def search(encoded: EncodedPrompt) -> Iterator[tuple[Head, float]]:
+        for one in _patch(model, config, encoded, senders, [], memory):
+            assert one.sender.head is not None
+            yield (one.sender.layer, one.sender.head), one.effect
+
     for encoded in counted or prompts:
+        number = prompts.index(encoded)
         with suppress(PromptError):  # it fails in its own trial, which says why
-            for one in _patch(model, config, encoded, senders, [], memory):
-                assert one.sender.head is not None
-                effects[one.sender.layer, one.sender.head].append(one.effect)
+            for head, effect in effects_of_heads(steps, number, partial(search, encoded)):
+                effects[head].append(effect)
     known = {head: values for head, values in effects.items() if values}
     return Fitted(state=strongest(known, config.top_k))
 

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
+
+import numpy as np
 
 from mlux.engine import HookedModel
 from mlux.engine.spans import subject_span
@@ -20,6 +23,7 @@ from mlux.methods.probing import (
 from mlux.prompts import Prompt
 from mlux.registry import Cost, experiment
 from mlux.results import Artifact, Fitted, Metric, Result, Values
+from mlux.steps import UNKEPT, Arrays, Steps
 
 METRICS = (
     Metric(
@@ -101,7 +105,11 @@ def _check(
 
 
 def _fit(
-    model: HookedModel, config: ProbingConfig, prompts: Sequence[EncodedPrompt], seed: int
+    model: HookedModel,
+    config: ProbingConfig,
+    prompts: Sequence[EncodedPrompt],
+    seed: int,
+    steps: Steps = UNKEPT,
 ) -> Fitted:
     labels = [encoded.prompt.label or "" for encoded in prompts]
     positions = [
@@ -114,22 +122,36 @@ def _fit(
     types = [_word_type(encoded.prompt) for encoded in prompts]
     controls = [control_labels(types, labels, seed=seed + draw) for draw in range(config.draws)]
 
-    def judged(wanted: Sequence[str]) -> dict[int, HeldOut]:
-        return {
-            layer: cross_validate(
-                found,
+    def learn(wanted: Sequence[str]) -> Arrays:
+        found = [
+            cross_validate(
+                resid,
                 wanted,
                 folds=config.folds,
                 strength=config.strength,
                 seed=seed,
                 types=types if config.split == "types" else None,
             )
-            for layer, found in activations.items()
+            for resid in activations.values()
+        ]  # one a layer
+        return {
+            "correct": np.stack([one.correct for one in found]),
+            "probability": np.stack([one.probability for one in found]),
         }
 
-    of_controls = [judged(drawn) for drawn in controls]
+    def judged(name: str, wanted: Sequence[str]) -> dict[int, HeldOut]:
+        found = steps.once(f"probed.{name}", partial(learn, wanted), partial(_said, name))
+        return {
+            layer: HeldOut(correct=correct, probability=probability)
+            for layer, correct, probability in zip(
+                activations, found["correct"], found["probability"], strict=True
+            )
+        }
+
+    of_task = judged(TASK, labels)
+    of_controls = [judged(f"{CONTROL}.{draw}", drawn) for draw, drawn in enumerate(controls)]
     held_out = {
-        TASK: judged(labels),
+        TASK: of_task,
         CONTROL: {layer: mean_of([draw[layer] for draw in of_controls]) for layer in activations},
     }
     probes = {
@@ -146,6 +168,13 @@ def _fit(
             place={encoded.prompt: place for place, encoded in enumerate(prompts)},
         ),
         artifacts=[Artifact(name="probes", kind="probes", arrays=arrays, metadata=metadata)],
+    )
+
+
+def _said(name: str, found: Arrays) -> str:
+    accuracies = found["correct"].mean(axis=1)
+    return f"probes of {name}: the best accuracy is {accuracies.max():.3g}, after block " + str(
+        accuracies.argmax()
     )
 
 

@@ -19,6 +19,7 @@ from mlux.methods.steering import steering_hooks
 from mlux.metrics import KL, TEXT_LOSS
 from mlux.registry import Cost, experiment
 from mlux.results import Artifact, Fitted, Generation, Metric, Result, Values
+from mlux.steps import UNKEPT, Steps
 
 METRICS = (
     Metric(
@@ -192,6 +193,7 @@ def _fit(
     config: RefusalDirectionConfig,
     encoded: Sequence[EncodedPrompt],
     seed: int,
+    steps: Steps = UNKEPT,
 ) -> Fitted:
     _require_refusals(model, config, encoded)
     learned = learn_refusal(
@@ -203,6 +205,7 @@ def _fit(
         most_kl=config.most_kl,
         refusals=config.refusals,
         seed=seed,
+        steps=steps,
     )
     direction = Artifact(
         name="refusal_direction",

@@ -32,6 +32,7 @@ from mlux.metrics import TEXT_QUALITY
 from mlux.prompts import Prompt
 from mlux.registry import Cost, experiment
 from mlux.results import Artifact, Fitted, Generation, Metric, Result, Values
+from mlux.steps import UNKEPT, Steps
 
 MOST_ALPHA = 1e6  # residual norms; beyond it half precision is infinite, and texts are noise
 METRICS = (
@@ -211,7 +212,11 @@ def _check(
 
 
 def _fit(
-    model: HookedModel, config: SteeringConfig, encoded: Sequence[EncodedPrompt], seed: int
+    model: HookedModel,
+    config: SteeringConfig,
+    encoded: Sequence[EncodedPrompt],
+    seed: int,
+    steps: Steps = UNKEPT,
 ) -> Fitted:
     prompts = tuple(one.prompt for one in encoded)
     starts = tuple(map(before_subject, prompts)) if config.upto == "subject" else prompts
@@ -227,7 +232,7 @@ def _fit(
             single = [(layer,) for layer in direction.units]
             for group in dict.fromkeys([*single, *_sites(config, len(layers))]):
                 calibrations[fold, group] = calibrate(
-                    model, contrast, fold, direction, group, config.calibrate
+                    model, contrast, fold, direction, group, config.calibrate, steps
                 )
     learned = _Learned(
         prompts=prompts,

@@ -16,6 +16,7 @@ from mlux.metrics import ANSWER_PROBABILITY, ANSWER_RANK, KL_TO_FINAL
 from mlux.prompts import Prompt
 from mlux.registry import Cost, experiment
 from mlux.results import Artifact, Fitted, Result, Values
+from mlux.steps import UNKEPT, Steps
 
 METRICS = (KL_TO_FINAL, ANSWER_RANK, ANSWER_PROBABILITY)
 
@@ -59,7 +60,11 @@ def _check(
 
 
 def _fit(
-    model: HookedModel, config: TunedLensConfig, prompts: Sequence[EncodedPrompt], seed: int
+    model: HookedModel,
+    config: TunedLensConfig,
+    prompts: Sequence[EncodedPrompt],
+    seed: int,
+    steps: Steps = UNKEPT,
 ) -> Fitted:
     places = np.random.default_rng(seed).permutation(len(prompts)) % config.folds
     training = Training(steps=config.steps, learning_rate=config.learning_rate)
@@ -69,6 +74,8 @@ def _fit(
             [encoded.ids for encoded, place in zip(prompts, places, strict=True) if place != fold],
             seed=seed,
             training=training,
+            steps=steps,
+            name=f"translator.{fold}",
         )
         for fold in range(config.folds)
     ]
@@ -76,7 +83,7 @@ def _fit(
         Artifact(
             name=f"tuned_lens.{fold}",
             kind="lens",
-            arrays={"weight": lens.weight, "bias": lens.bias},
+            arrays={"weight": lens.weight, "bias": lens.bias, "loss": lens.loss},
             metadata={"held_out_fold": str(fold), "map": "h + weight[layer] @ h + bias[layer]"},
         )
         for fold, lens in enumerate(lenses)

@@ -6,9 +6,9 @@ each claims a batch before it computes it, so no trial is done twice.
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import current_thread, main_thread
 from types import FrameType
 from typing import Any
@@ -19,6 +19,8 @@ from mlux.batches import on_host_arrays, run_batch
 from mlux.errors import RunError
 from mlux.plan import Prepared, device_name
 from mlux.provenance import environment
+from mlux.results import Artifact
+from mlux.steps import Arrays, Steps
 from mlux.store.records import EndStatus, FinishedTrial
 from mlux.store.session import Store
 from mlux.store.writer import RunWriter
@@ -32,11 +34,38 @@ class Progress:
         status: How it ended here.
         failed: The trials that failed here.
         seconds: Time spent computing.
+        n_unsolved: As of `Prepared`.
     """
 
     status: EndStatus = "done"
     failed: list[FinishedTrial] = field(default_factory=list)
     seconds: float = 0.0
+    n_unsolved: int | None = None
+
+
+class StoredSteps(Steps):
+    """Steps that a run keeps as artifacts, each committed when it is done.
+
+    Args:
+        writer: Of the run, started.
+    """
+
+    def __init__(self, writer: RunWriter) -> None:
+        self._writer = writer
+
+    def once(self, name: str, learn: Callable[[], Arrays], say: Callable[[Arrays], str]) -> Arrays:
+        """As of `Steps`.
+
+        Raises:
+            StoreError: If the disk refuses.
+        """
+        found: Arrays | None = self._writer.artifact(name)
+        if found is None:
+            found = learn()
+            self._writer.put_artifacts(
+                [Artifact(name=name, kind="step", arrays=found)], learned=say(found)
+            )
+        return found
 
 
 class TooManyFailuresError(RunError):
@@ -74,6 +103,7 @@ def execute(
     writer.start(environment(device_name()), share=True)
     memory.reset_peak()
     begun, fires = time.perf_counter(), model.hook_fires
+    prepared = replace(prepared, steps=StoredSteps(writer))
     done = Progress()
 
     def finish(status: EndStatus, error: str | None = None) -> None:
@@ -107,6 +137,7 @@ def execute(
     except BaseException as error:
         finish("failed", f"{type(error).__name__}: {error}")
         raise
+    done.n_unsolved = prepared.n_unsolved
     finish("failed" if done.failed else "done", done.failed[0].error if done.failed else None)
     return done
 
@@ -138,6 +169,7 @@ def _batches(
         dynamic_ncols=True,
     ) as bar:
         memory.seed(prepared.seed)
+        _ = prepared.baselines
         fitted = prepared.fit()
         writer.put_artifacts([on_host_arrays(artifact) for artifact in fitted.artifacts])
         claimed_any = True

@@ -18,6 +18,7 @@ from mlux.prompts import PromptSet
 from mlux.provenance import environment
 from mlux.registry import Experiment
 from mlux.results import Fitted
+from mlux.steps import Steps
 from mlux.store.checks import failed_checks
 from mlux.store.records import RunSpec, TrialSpec
 from mlux.store.session import Store
@@ -90,6 +91,7 @@ class Prepared:
         batches: The numbers of the trials that run together. They depend on the plan alone, so
             that a resumed run computes every number in the batch it would have had.
         gate: What a person asks of the baseline gate.
+        steps: What keeps what is learned before the first trial.
     """
 
     experiment: Experiment
@@ -105,6 +107,7 @@ class Prepared:
     dropped: tuple[str, ...] = ()
     n_long_answers: int = 0
     gate: GateOptions = field(default_factory=GateOptions)
+    steps: Steps = field(default_factory=Steps)
 
     @cached_property
     def baselines(self) -> tuple[Baseline, ...] | None:
@@ -113,8 +116,14 @@ class Prepared:
             return None
         from mlux.methods.baseline import baselines
 
-        kind, gap = self.experiment.gate, self.gate.min_gap
-        return baselines(self.model, self.encoded, kind, min_gap=gap, memory=self.memory)
+        return baselines(
+            self.model,
+            self.encoded,
+            self.experiment.gate,
+            min_gap=self.gate.min_gap,
+            memory=self.memory,
+            steps=self.steps,
+        )
 
     @property
     def counted(self) -> tuple[bool, ...]:
@@ -137,6 +146,8 @@ class Prepared:
         more: dict[str, Any] = {"memory": self.memory} if "memory" in taken else {}
         if "solved" in taken:
             more["solved"] = self.counted
+        if "steps" in taken:
+            more["steps"] = self.steps
         return self.experiment.fit(self.model, self.config, self.encoded, self.seed, **more)
 
     def batch_seed(self, number: int) -> int:

@@ -41,7 +41,8 @@ with the name `layer_axis` says what `layer` counts in its results, such as dept
 """
 Fit = Callable[..., Fitted]
 """fn(model, config, prompts, seed) learns from all `EncodedPrompt`s what the trials need; with a
-parameter `memory` it gets the bytes of the run's budget too, with `solved` which prompts count."""
+parameter `memory` it gets the bytes of the run's budget too, with `solved` which prompts count,
+with `steps` what keeps what is learned step by step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +173,8 @@ def experiment(
             resume): what it returns is `batch.fitted` in every trial. It may depend on its
             arguments only, so that a resumed run has the same. Where it sweeps, it takes the
             run's budget by a further parameter `memory`, in bytes; with a gate, which prompts
-            count, by a further parameter `solved`, a truth value for each.
+            count, by a further parameter `solved`, a truth value for each; where it searches or
+            trains, what keeps every step, by a further parameter `steps` (see `mlux.steps`).
         fit_cost: `fn(config, model_config, n_prompts)`, the forward passes that `fit` takes.
         sites: The kinds of sites that it needs, such as `resid_post` and `head`, and `lens` if it
             uses the model's head on other layers; or `fn(config)` that says so.

@@ -360,7 +360,7 @@ def _work(
         n_failed=len(ended.failed),
         seconds=ended.seconds,
         n_prompts=len(prepared.prompts.prompts),
-        n_unsolved=prepared.n_unsolved,
+        n_unsolved=ended.n_unsolved,
         keep_unsolved=prepared.gate.keep_unsolved,
     )
 

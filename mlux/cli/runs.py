@@ -164,7 +164,12 @@ def _parts(run: "StoredRun") -> dict[str, Any]:
         },
         "metrics": list(known["metrics"]),
         "environment": known["environment"],
-        "events": list(known["events"]),
+        "learned": [
+            {"at": event["at"], "learned": event["message"]}
+            for event in known["events"]
+            if event["kind"] == "learned"
+        ],
+        "events": [event for event in known["events"] if event["kind"] != "learned"],
         "failures": [{"trial": trial, "error": error} for trial, error in run.failures.items()],
     }
 

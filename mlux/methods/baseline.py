@@ -1,6 +1,7 @@
 """How much the unedited model favours an answer: what the baseline gate judges prompts by."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import mlx.core as mx
 
@@ -11,6 +12,7 @@ from mlux.errors import PromptError
 from mlux.gate import Baseline, Kind, judge
 from mlux.methods.budget import batches_in_budget
 from mlux.methods.scores import logit_diff, scored_logits
+from mlux.steps import UNKEPT, Arrays, Steps
 
 
 def baselines(
@@ -20,6 +22,7 @@ def baselines(
     *,
     min_gap: float,
     memory: int = MEMORY,
+    steps: Steps = UNKEPT,
 ) -> tuple[Baseline, ...]:
     """Runs every prompt as it is, and its corrupted form for a `pair`.
 
@@ -29,6 +32,7 @@ def baselines(
         kind: What is taken for granted.
         min_gap: The least difference between the two forms, in logits.
         memory: Bytes that may be held at once beside the model.
+        steps: What keeps every pass.
 
     Raises:
         ParameterError: If one prompt alone needs more memory.
@@ -41,11 +45,12 @@ def baselines(
         >>> [one.unsolved for one in baselines(model, encoded, "answer", min_gap=1.0)]
         [None, None]
     """
-    leads = _leads(model, [prompt.ids for prompt in prompts], prompts, kind, memory)
+    clean = [prompt.ids for prompt in prompts]
+    leads = _leads(model, clean, prompts, kind, memory, steps, "baseline")
     corrupted: Sequence[float | None] = [None] * len(prompts)
     if kind == "pair":
         others = [prompt.corrupted or () for prompt in prompts]
-        corrupted = _leads(model, others, prompts, kind, memory)
+        corrupted = _leads(model, others, prompts, kind, memory, steps, "corrupted_baseline")
     return tuple(
         judge(kind, lead, other, min_gap=min_gap)
         for lead, other in zip(leads, corrupted, strict=True)
@@ -58,8 +63,27 @@ def _leads(
     prompts: Sequence[EncodedPrompt],
     kind: Kind,
     memory: int,
+    steps: Steps,
+    name: str,
 ) -> list[float]:
     """The answer's lead after each text; texts of one length run together, so none is padded."""
+
+    def leads(part: Sequence[int]) -> Arrays:
+        tokens = mx.array([list(texts[number]) for number in part], dtype=mx.int32)
+        logits = _last_logits(model, tokens)
+        answers = mx.array([prompts[number].answer for number in part])
+        if kind == "answer":
+            values = _over_all_others(logits, answers)
+        else:
+            wrong = mx.array([prompts[number].wrong_answer for number in part])
+            values = logit_diff(logits, answers, wrong)
+        return {"prompt": list(part), "lead": numbers(values)}
+
+    def said(found: Arrays) -> str:
+        each = zip(found["prompt"], found["lead"], strict=True)
+        what = name.replace("_", " ")
+        return f"{what}, lead of the answer: " + ", ".join(f"prompt {n} {x:.3g}" for n, x in each)
+
     by_length: dict[int, list[int]] = {}
     for number, ids in enumerate(texts):
         by_length.setdefault(len(ids), []).append(number)
@@ -68,15 +92,8 @@ def _leads(
         rows = _rows_in_budget(model, len(alike), seq, memory)
         for start in range(0, len(alike), rows):
             part = alike[start : start + rows]
-            tokens = mx.array([list(texts[number]) for number in part], dtype=mx.int32)
-            logits = _last_logits(model, tokens)
-            answers = mx.array([prompts[number].answer for number in part])
-            if kind == "answer":
-                values = _over_all_others(logits, answers)
-            else:
-                wrong = mx.array([prompts[number].wrong_answer for number in part])
-                values = logit_diff(logits, answers, wrong)
-            found |= dict(zip(part, numbers(values), strict=True))
+            step = steps.once(f"{name}.{part[0]}-{part[-1]}", partial(leads, part), said)
+            found |= dict(zip(part, map(float, step["lead"]), strict=True))
     return [found[number] for number in range(len(texts))]
 
 

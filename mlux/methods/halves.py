@@ -7,6 +7,7 @@ used on the other half, so every prompt serves both and every number is held out
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import mlx.core as mx
 
@@ -18,6 +19,7 @@ from mlux.errors import PromptError
 from mlux.methods.ablation import Head
 from mlux.methods.function_vectors import function_vector, indirect_effects
 from mlux.methods.head_outputs import head_outputs
+from mlux.steps import UNKEPT, Arrays, Steps
 
 HALVES = (0, 1)
 BATCH = 16
@@ -103,6 +105,7 @@ class Halves:
         clean: Outputs,
         *,
         memory: int = MEMORY,
+        steps: Steps = UNKEPT,
     ) -> Effects:
         """The indirect effect of every head on every corrupted prompt.
 
@@ -114,17 +117,32 @@ class Halves:
             answers: The answer's token for each.
             clean: What the heads hold in the clean prompts.
             memory: Bytes for what is kept at once.
+            steps: What keeps the effects in each prompt.
         """
+
+        def learn(number: int, others: Sequence[int]) -> Arrays:
+            chosen = mx.array(list(others))
+            means = {layer: _mean(z[chosen]) for layer, z in clean.z.items()}
+            effects = indirect_effects(
+                model, corrupted[number], means, answers[number], memory=memory
+            )
+            return {str(layer): values for layer, values in effects.items()}
+
+        def said(number: int, found: Arrays) -> str:
+            largest = max(float(value) for values in found.values() for value in values)
+            return f"indirect effects in prompt {number}: the largest is {largest:.3g}"
+
         found: Effects = {layer: [[] for _ in corrupted] for layer in clean.z}
         for members in self.members.values():
             for number in members:
-                others = mx.array([other for other in members if other != number])
-                means = {layer: _mean(z[others]) for layer, z in clean.z.items()}
-                effects = indirect_effects(
-                    model, corrupted[number], means, answers[number], memory=memory
+                others = [other for other in members if other != number]
+                effects = steps.once(
+                    f"indirect_effects.{number}",
+                    partial(learn, number, others),
+                    partial(said, number),
                 )
                 for layer, values in effects.items():
-                    found[layer][number] = values
+                    found[int(layer)][number] = list(map(float, values))
         return found
 
     def average(

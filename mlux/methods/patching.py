@@ -14,7 +14,7 @@ Zhang & Nanda (2024), "Towards best practices of activation patching in language
 """
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -28,10 +28,22 @@ from mlux.methods.baseline import require_difference
 from mlux.methods.edits import Edit, Row, SiteName, every_edit
 from mlux.methods.scores import answer_logprob, kl_divergence, logit_diff, scored_logits
 from mlux.methods.sweeps import sweep_edits
+from mlux.steps import Arrays, Steps
 
 __all__ = [
-    "Direction", "PatchEffect", "PatchingResult", "activation_patching", "elsewhere", "every_edit",
-    "every_head", "named_heads", "random_sets", "require_heads", "strongest", "together",
+    "Direction",
+    "PatchEffect",
+    "PatchingResult",
+    "activation_patching",
+    "effects_of_heads",
+    "elsewhere",
+    "every_edit",
+    "every_head",
+    "named_heads",
+    "random_sets",
+    "require_heads",
+    "strongest",
+    "together",
 ]  # fmt: skip
 
 Direction = Literal["denoising", "noising"]
@@ -195,6 +207,39 @@ def strongest(effects: Mapping[Head, Sequence[float]], count: int) -> list[Head]
         [(3, 0)]
     """
     return sorted(effects, key=lambda head: -sum(effects[head]) / len(effects[head]))[:count]
+
+
+def effects_of_heads(
+    steps: Steps, number: int, search: Callable[[], Iterable[tuple[Head, float]]]
+) -> list[tuple[Head, float]]:
+    """The effect of each head on one prompt, as a step of a search for the strongest.
+
+    Args:
+        steps: What keeps it.
+        number: The prompt's place in the run.
+        search: Computes the effects.
+
+    Example:
+        >>> from mlux.steps import UNKEPT
+        >>> effects_of_heads(UNKEPT, 0, lambda: [((2, 1), 0.5)])
+        [((2, 1), 0.5)]
+    """
+
+    def learn() -> Arrays:
+        heads, effects = zip(*search(), strict=True)
+        return {"head": heads, "effect": effects}
+
+    def said(found: Arrays) -> str:
+        effect, (layer, head) = max(
+            zip(map(float, found["effect"]), map(tuple, found["head"]), strict=True)
+        )
+        return f"heads on prompt {number}: the largest effect is {effect:.3g}, of {layer}.{head}"
+
+    found = steps.once(f"head_effects.{number}", learn, said)
+    return [
+        ((int(layer), int(head)), float(effect))
+        for (layer, head), effect in zip(found["head"], found["effect"], strict=True)
+    ]
 
 
 def every_head(model: HookedModel) -> list[Head]:

@@ -8,11 +8,12 @@ when added, and that change what the model says to harmless prompts little when 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 
 import mlx.core as mx
 
 from mlux.engine import HookedModel, sites
-from mlux.engine.arrays import numbers
+from mlux.engine.arrays import numbers, on_host
 from mlux.engine.passes import Hook
 from mlux.engine.sums import log_sum_exp
 from mlux.errors import ParameterError
@@ -20,6 +21,7 @@ from mlux.methods.directions import ablate_direction, classes_differ, difference
 from mlux.methods.residuals import in_batches, residuals_from_end
 from mlux.methods.scores import kl_divergence, log_probabilities
 from mlux.methods.steering import steering_hooks
+from mlux.steps import UNKEPT, Arrays, Steps
 
 Rows = Sequence[Sequence[int]]
 """Token ids of each prompt."""
@@ -134,6 +136,7 @@ def validate(
     harmful: Rows,
     harmless: Rows,
     tokens: Sequence[int],
+    steps: Steps = UNKEPT,
 ) -> list[Candidate]:
     """What each direction does to prompts that it was not learned from.
 
@@ -143,6 +146,7 @@ def validate(
         harmful: Prompts that the model refuses.
         harmless: Prompts that it answers.
         tokens: Tokens that begin a refusal.
+        steps: What keeps each candidate with its scores.
 
     Example:
         >>> model = HookedModel.from_pretrained("demo")
@@ -151,22 +155,37 @@ def validate(
         >>> len(found[0].bypass)
         1
     """
-    own = last_logits(model, harmless)
-    candidates = []
-    for (layer, position), vector in directions.items():
+    own = cache(lambda: last_logits(model, harmless))
+
+    def scores(layer: int, vector: mx.array) -> Arrays:
         ablation = ablate_direction(model, vector)
         added = last_logits(model, harmless, steering_hooks(layer, vector))
+        found = {
+            "bypass": refusal_score(last_logits(model, harmful, ablation), tokens),
+            "induce": refusal_score(added, tokens),
+            "kl": kl_divergence(own(), last_logits(model, harmless, ablation)),
+        }
+        return {"vector": on_host(vector)} | {name: numbers(row) for name, row in found.items()}
+
+    candidates = []
+    for (layer, position), vector in directions.items():
+        found = steps.once(
+            f"candidate.{layer}.{position}",
+            partial(scores, layer, vector),
+            partial(_said, layer, position),
+        )
+        rows = {name: list(map(float, found[name])) for name in ("bypass", "induce", "kl")}
         candidates.append(
-            Candidate(
-                layer=layer,
-                position=position,
-                vector=vector,
-                bypass=numbers(refusal_score(last_logits(model, harmful, ablation), tokens)),
-                induce=numbers(refusal_score(added, tokens)),
-                kl=numbers(kl_divergence(own, last_logits(model, harmless, ablation))),
-            )
+            Candidate(layer=layer, position=position, vector=mx.array(found["vector"]), **rows)
         )
     return candidates
+
+
+def _said(layer: int, position: int, found: Arrays) -> str:
+    means = {name: _mean(found[name]) for name in ("bypass", "induce", "kl")}
+    return f"direction after block {layer} at token {position}: " + ", ".join(
+        f"{name} {value:.3g}" for name, value in means.items()
+    )
 
 
 def select(candidates: Sequence[Candidate], *, n_layers: int, most_kl: float = 0.1) -> Candidate:

@@ -10,6 +10,7 @@ from mlux.errors import ParameterError
 from mlux.methods.refusal import Candidate, candidate_directions, select, validate
 from mlux.methods.splits import stratified_split
 from mlux.prompts import Prompt
+from mlux.steps import UNKEPT, Steps
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 
@@ -43,6 +44,7 @@ def learn_refusal(
     most_kl: float,
     refusals: Sequence[str],
     seed: int,
+    steps: Steps = UNKEPT,
 ) -> RefusalDirection:
     """Learns candidates on some prompts and chooses on others; see `mlux.methods.refusal`.
 
@@ -55,6 +57,7 @@ def learn_refusal(
         most_kl: As in `select`.
         refusals: How refusals begin; used where the harmful prompts have no answers.
         seed: Of the dealing.
+        steps: What keeps each candidate.
 
     Raises:
         ParameterError: If a label has too few prompts, a prompt too few tokens, or no direction
@@ -92,7 +95,7 @@ def learn_refusal(
     directions = candidate_directions(
         model, taught[0], taught[1], layers=range(n_layers), positions=range(-positions, 0)
     )
-    candidates = validate(model, directions, harmful, harmless, tokens)
+    candidates = validate(model, directions, harmful, harmless, tokens, steps)
     return RefusalDirection(
         splits=splits,
         validated={

@@ -5,7 +5,7 @@ the prompts of the label that is steered towards, against what follows those of 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import mlx.core as mx
 
@@ -16,6 +16,7 @@ from mlux.methods.contrast import Contrast, contrast_logit_diff
 from mlux.methods.directions import LEARN, Method, classes_differ, random_direction, unit
 from mlux.methods.residuals import residuals_from_end
 from mlux.methods.steering_strength import Calibration, SteeredLogits, least_strength
+from mlux.steps import UNKEPT, Arrays, Steps
 
 Layers = tuple[int, ...]
 """One block, or several that are steered at once."""
@@ -112,6 +113,7 @@ def calibrate(
     direction: Direction,
     layers: Layers,
     target: float,
+    steps: Steps = UNKEPT,
 ) -> Calibration:
     """The strength at which the prompts of the other folds change sides, in mean residual norms.
 
@@ -125,6 +127,7 @@ def calibrate(
         direction: What was learned for it.
         layers: The blocks that are steered at once.
         target: The effect to reach, from 0.5 to 1.
+        steps: What keeps the strength that is found.
 
     Raises:
         ParameterError: If the contrast does not say what follows its prompts.
@@ -149,6 +152,34 @@ def calibrate(
             "Nothing tells what follows the prompts of the two labels, so there is no effect to "
             "calibrate to. Give them a subject or an answer, or calibrate=none."
         )
+    places = "+".join(map(str, layers))
+
+    def learn() -> Arrays:
+        found = _least(model, contrast, fold, direction, layers, target)
+        return {name: [value] for name, value in asdict(found).items()}
+
+    def said(found: Arrays) -> str:
+        return (
+            f"fold {fold}, block {places}: strength {found['strength'][0]:.3g} has an effect of "
+            f"{found['effect'][0]:.3g}"
+        )
+
+    found = steps.once(f"calibration.{fold}.{places}", learn, said)
+    return Calibration(
+        strength=float(found["strength"][0]),
+        effect=float(found["effect"][0]),
+        reached=bool(found["reached"][0]),
+    )
+
+
+def _least(
+    model: HookedModel,
+    contrast: Contrast,
+    fold: int,
+    direction: Direction,
+    layers: Layers,
+    target: float,
+) -> Calibration:
     taught = contrast.outside(fold)
     signs = mx.array([contrast.signs[number] for number in taught], dtype=mx.float32)
     steered = SteeredLogits(model, [contrast.rows[number] for number in taught], min(layers))

@@ -10,24 +10,36 @@ is the logit lens. The last layer needs none. Source: Belrose et al. (2023), "El
 Predictions from Transformers with the Tuned Lens".
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 
 import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
 
 from mlux.engine import HookedModel, sites
+from mlux.engine.arrays import on_host
 from mlux.engine.batching import pad
 from mlux.engine.sums import total
 from mlux.methods.lens import Translate
 from mlux.methods.scores import log_probabilities
+from mlux.steps import UNKEPT, Arrays, Steps
 
 Parameters = dict[str, mx.array]
 """`weight` [d_model, d_model] and `bias` [d_model], float32."""
 
+TRAINED = ("weight", "bias", "loss")
+"""What the training of a layer gives; see `TunedLens`."""
+
 ROWS = 16
 """Prompts in one pass that collects activations."""
+
+MOST_KEPT = 1 << 29
+"""Bytes that the model's own predictions may take; else every step makes those it needs."""
+
+Final = Callable[[mx.array], mx.array]
+"""fn(positions [n]) returns the log-probabilities [n, vocab_size] of the model's own prediction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +66,12 @@ class TunedLens:
     Attributes:
         weight: [n_layers − 1, d_model, d_model] float32, A of each layer.
         bias: [n_layers − 1, d_model] float32, b of each layer.
+        loss: [n_layers − 1, steps] float32, of each step of the training, in nats.
     """
 
     weight: mx.array
     bias: mx.array
+    loss: mx.array
 
     def translate(self, layer: int, resid: mx.array) -> mx.array:
         """The residual stream after a block, as the last one would hold it: […, d_model]."""
@@ -72,14 +86,18 @@ def train_tuned_lens(
     *,
     seed: int,
     training: Training | None = None,
+    steps: Steps = UNKEPT,
+    name: str = "translator",
 ) -> TunedLens:
-    """Trains the maps of all layers on every position of some prompts.
+    """Trains the maps on every position of some prompts, one layer after the other.
 
     Args:
         model: The model.
         rows: Token ids of the prompts.
         seed: Of the order in which positions are seen.
         training: How; by default `Training()`.
+        steps: What keeps each layer's map with its loss at every step of Adam.
+        name: What the steps are called, before the layer.
 
     Example:
         >>> from mlux import HookedModel
@@ -91,10 +109,17 @@ def train_tuned_lens(
     """
     training = training or Training()
     *states, last = _states(model, rows)  # layer → [n_positions, d_model]
-    maps = _train(model, states, last, seed, training)
+    final = cache(lambda: _final(model, last))
+    maps = [
+        steps.once(
+            f"{name}.{layer}",
+            partial(_train, model, resid, final, seed, training),
+            partial(_said, layer),
+        )
+        for layer, resid in enumerate(states)
+    ]
     return TunedLens(
-        weight=mx.stack([found["weight"] for found in maps]),
-        bias=mx.stack([found["bias"] for found in maps]),
+        **{part: mx.array(np.stack([found[part] for found in maps])) for part in TRAINED}
     )
 
 
@@ -106,7 +131,9 @@ def translate_rows(lenses: Sequence[TunedLens], which: Sequence[int]) -> Transla
         which: For each row, the place of its lens.
 
     Example:
-        >>> lens = TunedLens(weight=mx.zeros((1, 2, 2)), bias=mx.array([[1.0, 0.0]]))
+        >>> lens = TunedLens(
+        ...     weight=mx.zeros((1, 2, 2)), bias=mx.array([[1.0, 0.0]]), loss=mx.zeros((1, 0))
+        ... )
         >>> translate_rows([lens], [0])(0, mx.zeros((1, 1, 2))).tolist()
         [[[1.0, 0.0]]]
     """
@@ -153,21 +180,48 @@ def _translated(parameters: Parameters, resid: mx.array) -> mx.array:
 
 
 def _train(
-    model: HookedModel, states: Sequence[mx.array], last: mx.array, seed: int, training: Training
-) -> list[Parameters]:
-    width = last.shape[-1]
-    maps = [{"weight": mx.zeros((width, width)), "bias": mx.zeros(width)} for _ in states]
+    model: HookedModel,
+    resid: mx.array,
+    final: Callable[[], Final],
+    seed: int,
+    training: Training,
+) -> Arrays:
+    """Trains the map of one layer: `weight`, `bias` and the `loss` of every step."""
+    width = resid.shape[-1]
+    parameters = {"weight": mx.zeros((width, width)), "bias": mx.zeros(width)}
     rate = optim.linear_schedule(training.learning_rate, 0.0, training.steps)
-    optimizers = [optim.AdamW(learning_rate=rate, weight_decay=training.decay) for _ in states]
+    optimizer = optim.AdamW(learning_rate=rate, weight_decay=training.decay)
     step = mx.value_and_grad(lambda parameters, *rest: tuned_loss(model, parameters, *rest))
-    for chosen in _minibatches(last.shape[0], seed, training):
-        final = log_probabilities(model.unembed(last[chosen][:, None])[:, 0])
-        mx.eval(final)
-        for layer, optimizer in enumerate(optimizers):
-            _, gradients = step(maps[layer], states[layer][chosen], final)
-            maps[layer] = optimizer.apply_gradients(gradients, maps[layer])
-            mx.eval(maps[layer], optimizer.state)
-    return maps
+    losses = []
+    for chosen in _minibatches(resid.shape[0], seed, training):
+        loss, gradients = step(parameters, resid[chosen], final()(chosen))
+        parameters = optimizer.apply_gradients(gradients, parameters)
+        mx.eval(loss, parameters, optimizer.state)
+        losses.append(loss)
+    return {name: on_host(array) for name, array in parameters.items()} | {
+        "loss": on_host(mx.stack(losses))
+    }
+
+
+def _said(layer: int, found: Arrays) -> str:
+    first, last = found["loss"][0], found["loss"][-1]
+    return f"translator after block {layer}: loss {first:.3g} at first, {last:.3g} in the end"
+
+
+def _final(model: HookedModel, last: mx.array) -> Final:
+    """What the model itself predicts at a position, made once where that fits into memory."""
+
+    def predicted(resid: mx.array) -> mx.array:
+        logprobs = log_probabilities(model.unembed(resid[:, None])[:, 0])
+        mx.eval(logprobs)
+        return logprobs
+
+    n, at_once = last.shape[0], Training.positions
+    if 4 * n * int(model.config["vocab_size"]) > MOST_KEPT:
+        return lambda chosen: predicted(last[chosen])
+    parts = [predicted(last[start : start + at_once]) for start in range(0, n, at_once)]
+    kept = mx.concatenate(parts)
+    return lambda chosen: kept[chosen]
 
 
 def _minibatches(n: int, seed: int, training: Training) -> Iterator[mx.array]:

@@ -5,7 +5,8 @@ that speed and the ORM a quarter.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -174,10 +175,14 @@ class RunWriter:
         # Only now: keys of a transaction that was rolled back would point nowhere.
         self._token_keys = keys
 
-    def put_artifacts(self, artifacts: Sequence[Artifact]) -> None:
+    def put_artifacts(self, artifacts: Sequence[Artifact], *, learned: str | None = None) -> None:
         """Keeps arrays that belong to the whole run; those that are there already stay.
 
         A resumed run makes them again. Should they then differ, the run's history says so.
+
+        Args:
+            artifacts: The arrays.
+            learned: What they show, for the run's history.
 
         Raises:
             StoreError: If two have the same name, or the disk refuses.
@@ -193,11 +198,27 @@ class RunWriter:
         with self._store.writing() as connection:
             self._beat(connection)
             before: dict[str, str] = dict(connection.execute(known, {"run": self._run}).all())
-            self._put(connection, [one for one in placed if one.artifact.name not in before])
+            new = [one for one in placed if one.artifact.name not in before]
+            self._put(connection, new)
+            if new and learned is not None:
+                record_event(connection, self._uid, "learned", learned)
             for one in placed:
                 if before.get(one.artifact.name, one.sha256) != one.sha256:
                     message = f"made again, artifact {one.artifact.name!r} is not as it was"
                     record_event(connection, self._uid, "differs", message)
+
+    def artifact(self, name: str) -> "dict[str, Any] | None":
+        """The arrays of the whole run that have this name; None if they are not there, or lost."""
+        query = "SELECT 1 FROM artifacts WHERE run_id = :run AND trial IS NULL AND name = :name"
+        with self._store.reading() as connection:
+            values = {"run": self._run, "name": name}
+            if connection.execute(sa.text(query), values).one_or_none() is None:
+                return None
+        from mlux.store.artifacts import load
+
+        with suppress(StoreError):  # a file that is lost is made again
+            return load(self._store, self._uid, name)
+        return None
 
     def _place(self, results: Sequence[tuple[int | None, object]]) -> "list[Placed]":
         artifacts = [(trial, one) for trial, one in results if isinstance(one, Artifact)]
