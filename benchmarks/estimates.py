@@ -16,7 +16,11 @@ import time
 from statistics import median
 from typing import Any
 
-from mlux import registry
+from mlux import prompts, registry
+from mlux.engine import HookedModel
+from mlux.engine.trials import encode
+from mlux.plan import load_model
+from mlux.prompts import PromptSet
 from mlux.runner import plan_experiment, run_experiment
 
 FACTOR = 2.0
@@ -44,9 +48,18 @@ FEW: dict[str, dict[str, Any]] = {
         "params": {"refusals": ("I", "The", "You", "To", "sorry"), "most_kl": 1000.0},
     },
     "steering": {"prompts": "reviews:8", "params": {"samples": 1}},
-    "tuned_lens": {"prompts": "few_shot:8", "params": {"steps": 20}},
+    "tuned_lens": {"prompts": "few_shot:8", "params": {"steps": 5}},
     "two_hop": {"prompts": "two_hop:16"},
 }
+
+
+def fitting(experiment: str, model: HookedModel, wanted: str) -> PromptSet:
+    """So many prompts of a set; as long as their corrupted form where they are to be."""
+    name, _, count = wanted.partition(":")
+    found = [encode(model, prompt) for prompt in prompts.load(name).prompts]
+    if registry.get(experiment).aligned:
+        found = [one for one in found if len(one.corrupted or ()) == len(one.ids)]
+    return PromptSet(name=wanted, prompts=tuple(one.prompt for one in found[: int(count)]))
 
 
 def main() -> None:
@@ -55,9 +68,10 @@ def main() -> None:
     off, ratios = [], []
     print(f"{'experiment':<26}{'estimate':>9}{'truth':>9}{'ratio':>7}{'dry run':>9}", flush=True)
     for name in names or registry.names():
-        aligned = registry.get(name).aligned
-        job: dict[str, Any] = {"model": model, "bad_prompts": "drop" if aligned else "keep"}
-        job |= {"keep_unsolved": True, **FEW.get(name, {})}
+        job: dict[str, Any] = {"model": model, "bad_prompts": "keep", "keep_unsolved": True}
+        job |= FEW.get(name, {})
+        if "prompts" in job:
+            job["prompts"] = fitting(name, load_model(model, None), job["prompts"])
         began = time.perf_counter()
         estimate = plan_experiment(name, **job, timed=True).seconds or 0.0
         took = time.perf_counter() - began

@@ -89,10 +89,12 @@ def _cost(
     config: AblationConfig, model: Mapping[str, Any], condition: Mapping[str, str], n_tokens: int
 ) -> Cost:
     site = condition.get("site", "")
-    edits = model["n_layers"] * (model["n_heads"] if site in HEAD_SITES else 1)
     if site in ("", "head_set"):
-        edits = RANDOM_SETS if "control" in condition else 1
-    return Cost(forward_passes=edits / 2 + 2, values=4 * (1 if site == "head_set" else edits))
+        sets = RANDOM_SETS if "control" in condition else 1
+        return Cost(forward_passes=2 * sets + 4, rows=sets, values=4)
+    edits = model["n_heads"] if site in HEAD_SITES else 1
+    layers = model["n_layers"]
+    return Cost.of_sweep(layers, edits, n_tokens, values=4 * layers * edits)
 
 
 def _fit(
@@ -155,7 +157,9 @@ def _heads(
     cost=_cost,
     check=_check,
     fit=_fit,
-    fit_cost=lambda config, model, n_prompts: 2.0 * (1 + _mean_patterns(config)) * n_prompts,
+    fit_cost=lambda config, model, n_prompts, n_tokens: Cost(
+        forward_passes=2.0 * (1 + _mean_patterns(config)) * n_prompts, rows=1
+    ),
     sites=lambda config: ("resid_pre", "head", *config.sites),
     paper="Olsson et al. (2022); Wang et al. (2022); Chan et al. (2022), causal scrubbing",
 )

@@ -107,14 +107,13 @@ def _cost(
     n_tokens: int,
 ) -> Cost:
     site = condition["site"]
-    edits = 1
     if site == "top_heads":
-        edits = RANDOM_SETS if "control" in condition else 1
-        return Cost(forward_passes=edits + 4, values=6)
-    edits = model["n_layers"] * (model["n_heads"] if site in HEAD_SITES else 1)
+        sets = RANDOM_SETS if "control" in condition else 1
+        return Cost(forward_passes=2 * sets + 4, rows=sets, values=6)
+    edits = model["n_heads"] if site in HEAD_SITES else 1
     edits *= n_tokens if _by_position(config, site) else 1
-    # A patch at layer l runs the layers from l on: half of them on average.
-    return Cost(forward_passes=edits / 2 + 4, values=4 * edits + 2)
+    layers = model["n_layers"]
+    return Cost.of_sweep(layers, edits, n_tokens, values=4 * layers * edits + 2)
 
 
 def _check(
@@ -166,10 +165,12 @@ def _fit(
     return Fitted(state={one.prompt: chosen[half.get(one.prompt, 0)] for one in prompts})
 
 
-def _fit_cost(config: ActivationPatchingConfig, model: Mapping[str, Any], n_prompts: int) -> float:
-    heads: int = model["n_layers"] * model["n_heads"]
-    used = "head" in config.sites and bool(config.top_heads)
-    return n_prompts * (heads / 2 + 4) * used
+def _fit_cost(
+    config: ActivationPatchingConfig, model: Mapping[str, Any], n_prompts: int, n_tokens: float
+) -> Cost:
+    if "head" not in config.sites or not config.top_heads:
+        return Cost(forward_passes=0)
+    return Cost.of_sweep(model["n_layers"], model["n_heads"], n_tokens) * n_prompts
 
 
 @experiment(

@@ -56,7 +56,9 @@ def _cost(
     condition: Mapping[str, str],
     n_tokens: int,
 ) -> Cost:
-    return Cost(forward_passes=1, values=len(METRICS) * model["n_layers"] * model["n_heads"])
+    return Cost(
+        forward_passes=1, unembedded=0, values=len(METRICS) * model["n_layers"] * model["n_heads"]
+    )
 
 
 @experiment(

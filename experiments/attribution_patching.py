@@ -87,9 +87,14 @@ def _cost(
     n_tokens: int,
 ) -> Cost:
     per_layer = model["n_heads"] if condition["site"] in HEAD_SITES else n_tokens
-    places = model["n_layers"] * per_layer
-    exact = places / 2 + 4 if config.exact else 0
-    return Cost(forward_passes=2 + 3 * config.steps + exact, values=2 * places + 2)
+    layers = model["n_layers"]
+    cost = Cost(
+        forward_passes=2 + 3 * config.steps,
+        unembedded=2 + 2 * config.steps,
+        rows=1,
+        values=2 * layers * per_layer + 2,
+    )
+    return cost + Cost.of_sweep(layers, per_layer, n_tokens) if config.exact else cost
 
 
 @experiment(

@@ -85,8 +85,12 @@ def _cost(
     n_tokens: int,
 ) -> Cost:
     is_self = condition.get("control") == "self"
-    targets = 1 if is_self else int(condition["source_layer"])
-    return Cost(forward_passes=1 + targets * 0.6, values=4 * targets + 1)
+    source, layers = int(condition["source_layer"]), model["n_layers"]
+    targets = [source] if is_self else range(source)
+    own = 2 if condition.get("control") == "other_prompt" else 1
+    passes = own + sum(1 - target / layers for target in targets)
+    n = len(targets)
+    return Cost(forward_passes=passes, unembedded=own + n, values=4 * n + 1)
 
 
 @experiment(
@@ -95,7 +99,7 @@ def _cost(
     roles=("answer", "subject"),
     conditions=_conditions,
     fit=_fit,
-    fit_cost=lambda config, model, n_prompts: 0.0,
+    fit_cost=lambda config, model, n_prompts, n_tokens: Cost(forward_passes=0),
     cost=_cost,
     sites=("resid_pre", "resid_post"),
     paper="Biran et al. (2024), Hopping Too Late",

@@ -95,8 +95,10 @@ def _cost(
     condition: Mapping[str, str],
     n_tokens: int,
 ) -> Cost:
-    places = model["n_layers"] * (model["n_heads"] if condition["mediator"] == "head" else 1)
-    return Cost(forward_passes=places + 4, values=3 * places + 1)
+    edits = model["n_heads"] if condition["mediator"] == "head" else 1
+    layers = model["n_layers"]
+    one_way = Cost.of_sweep(layers, edits, n_tokens, passes=1)
+    return one_way * 2 + Cost(forward_passes=0, values=3 * layers * edits + 1)
 
 
 @experiment(

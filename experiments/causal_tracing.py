@@ -95,11 +95,12 @@ def _cost(
     condition: Mapping[str, str],
     n_tokens: int,
 ) -> Cost:
-    places = model["n_layers"] * n_tokens
-    return Cost(
-        forward_passes=config.samples * (places / 2 + 2),
-        values=places + 2 * model["n_layers"] + 2,
-    )
+    layers = model["n_layers"]
+    edits, values = config.samples * n_tokens, layers * (n_tokens + 2) + 2
+    # A window begins half its width before its layer.
+    before = 0 if condition["restored"] == "resid_post" else config.window // 2
+    share = sum(layers - max(0, layer - before) for layer in range(layers)) / layers**2
+    return Cost.of_sweep(layers, edits, n_tokens, share=share, passes=config.samples, values=values)
 
 
 def _fit(
@@ -127,7 +128,7 @@ def _check(
     cost=_cost,
     check=_check,
     fit=_fit,
-    fit_cost=lambda config, model, n_prompts: n_prompts / 4,
+    fit_cost=lambda config, model, n_prompts, n_tokens: Cost(forward_passes=n_prompts / 4),
     sites=lambda config: ("resid_pre", *config.sites),
     paper="Meng et al. (2022), Locating and Editing Factual Associations in GPT",
 )

@@ -57,7 +57,8 @@ def blocks_at(percent: int, n_layers: int) -> int:
 def _cost(
     config: CrossModelConfig, model: Mapping[str, Any], condition: Mapping[str, str], n_tokens: int
 ) -> Cost:
-    return Cost(forward_passes=1, values=3 * len(config.percents) + 2)
+    looked = model["n_layers"] + 1
+    return Cost(forward_passes=1, unembedded=looked, values=3 * len(config.percents) + 2)
 
 
 @experiment(

@@ -74,7 +74,10 @@ def _cost(
     condition: Mapping[str, str],
     n_tokens: int,
 ) -> Cost:
-    return Cost(forward_passes=1, values=model["n_layers"] * (model["n_heads"] + 2) + 5)
+    # The head is read three times more: at nothing, at a small stream, and for its gradient.
+    return Cost(
+        forward_passes=1, unembedded=5, values=model["n_layers"] * (model["n_heads"] + 2) + 5
+    )
 
 
 @experiment(

@@ -64,7 +64,7 @@ def _cost(
     n_tokens: int,
 ) -> Cost:
     n_layers = model["n_layers"]
-    return Cost(forward_passes=2 + n_layers / 2, values=3 * n_layers + 2)
+    return Cost(forward_passes=2 + n_layers / 2, unembedded=2 + n_layers, values=3 * n_layers + 2)
 
 
 @experiment(

@@ -228,7 +228,17 @@ def _cost(
     if "vector" not in condition:
         return Cost(forward_passes=1, values=2)
     layers = model["n_layers"]
-    return Cost(forward_passes=1 + (layers + 1) / n_tokens, values=3 * layers)
+    passes = 1 + (layers + 1) / n_tokens
+    return Cost(forward_passes=passes, unembedded=layers + 2, values=3 * layers)
+
+
+def _fit_cost(
+    config: FunctionVectorsConfig, model: Mapping[str, Any], n_prompts: int, n_tokens: float
+) -> Cost:
+    # Each head in a row of its own, which computes the last token alone; once edited, once not.
+    heads: int = model["n_layers"] * model["n_heads"]
+    effects = Cost(forward_passes=2 * heads / n_tokens, unembedded=2 * heads, rows=heads / n_tokens)
+    return (Cost(forward_passes=3, unembedded=2) + effects) * n_prompts
 
 
 @experiment(
@@ -240,7 +250,7 @@ def _cost(
     cost=_cost,
     check=_check,
     fit=_fit,
-    fit_cost=lambda config, model, n: n * (2 + model["n_heads"] * (1 + model["n_layers"] / 2)),
+    fit_cost=_fit_cost,
     sites=("resid_pre", "resid_post", "attn_out", "head"),
     paper="Todd et al. (2024), Function Vectors in Large Language Models",
 )

@@ -126,7 +126,12 @@ def _cost(
     n_tokens: int,
 ) -> Cost:
     heads = model["n_layers"] * model["n_heads"]
-    return Cost(forward_passes=1 + heads / model["n_layers"], values=4 * heads + 1)
+    # Each head's layer runs with it and without it, and every position is read without it.
+    return Cost(
+        forward_passes=1 + model["n_heads"],
+        unembedded=(1 + heads) * n_tokens,
+        values=4 * heads + 1,
+    )
 
 
 @experiment(

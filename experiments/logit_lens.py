@@ -53,8 +53,9 @@ def _cost(
     config: LogitLensConfig, model: Mapping[str, Any], condition: Mapping[str, str], n_tokens: int
 ) -> Cost:
     positions = n_tokens if config.positions == "all" else 1
-    values = model["n_layers"] * positions * (len(METRICS) + config.top_k)
-    return Cost(forward_passes=1, values=values)
+    looked = model["n_layers"] * positions
+    values = looked * (len(METRICS) + config.top_k)
+    return Cost(forward_passes=1, unembedded=looked, values=values)
 
 
 @experiment(

@@ -88,9 +88,12 @@ def _cost(
     condition: Mapping[str, str],
     n_tokens: int,
 ) -> Cost:
-    senders = model["n_layers"] * (model["n_heads"] + 1)
-    passes = senders / 2 * (1 if condition["receiver"] == "logits" else 1.5)
-    return Cost(forward_passes=passes + 3, values=2 * senders)
+    layers, heads = model["n_layers"], model["n_heads"]
+    # All that is frozen is not computed: to the logits a path costs its sender's block alone, and
+    # to a receiver, for the half of the senders before it, the blocks from there on.
+    share = 1 / layers + (0 if condition["receiver"] == "logits" else 0.25)
+    cost = Cost.of_sweep(layers, heads, n_tokens, share=share, values=2 * layers * (heads + 1))
+    return cost + Cost.of_sweep(layers, 1, n_tokens, share=share)
 
 
 def _check(
@@ -144,8 +147,9 @@ def _fit(
     cost=_cost,
     check=_check,
     fit=_fit,
-    fit_cost=lambda config, model, n_prompts: (
-        n_prompts * (model["n_layers"] * model["n_heads"] / 2 + 3)
+    fit_cost=lambda config, model, n_prompts, n_tokens: (
+        Cost.of_sweep(model["n_layers"], model["n_heads"], n_tokens, share=1 / model["n_layers"])
+        * (n_prompts * (config.heads == ("top",)))
     ),
     sites=("resid_pre", "head", "q", "k", "v"),
     paper="Wang et al. (2022), Interpretability in the Wild; Goldowsky-Dill et al. (2023)",

@@ -46,6 +46,8 @@ METRICS = (
         description="probe_correct minus that of the control task; its mean is the selectivity.",
     ),
 )
+REGRESSION, SCALAR = 5e-3, 2e-7
+"""Seconds of one regression, and more for each number that it is fitted to, on a usual core."""
 TASK, CONTROL = "task", "random_labels"
 
 
@@ -184,6 +186,14 @@ def _cost(
     return Cost(forward_passes=0, values=len(METRICS) * model["n_layers"])
 
 
+def _fit_cost(
+    config: ProbingConfig, model: Mapping[str, Any], n_prompts: int, n_tokens: float
+) -> Cost:
+    regressions = model["n_layers"] * (config.folds * (config.draws + 1) + 1)
+    seconds = REGRESSION + SCALAR * n_prompts * model["d_model"]
+    return Cost(forward_passes=n_prompts, unembedded=0, seconds=regressions * seconds)
+
+
 @experiment(
     metrics=METRICS,
     prompts="reviews",
@@ -192,6 +202,7 @@ def _cost(
     cost=_cost,
     check=_check,
     fit=_fit,
+    fit_cost=_fit_cost,
     sites=("resid_post",),
     paper="Hewitt & Liang (2019), Designing and Interpreting Probes with Control Tasks",
 )

@@ -142,15 +142,27 @@ def _cost(
 ) -> Cost:
     # A test prompt's score, KL, cosines, answer and the answer's loss; few others cost anything.
     tested = 1 - config.train - config.validation
+    whole = n_tokens + config.max_tokens  # of which every position is scored
     return Cost(
-        forward_passes=tested * (5 + 2 * config.max_tokens / n_tokens),
+        forward_passes=tested * (4 + whole / n_tokens),
+        unembedded=tested * (3 + whole),
+        generated=tested * config.max_tokens,
         values=6 + model["n_layers"],
     )
 
 
-def _fit_cost(config: RefusalDirectionConfig, model: Mapping[str, Any], n_prompts: int) -> float:
-    candidates: int = config.positions * model["n_layers"]
-    return n_prompts * (config.train + config.validation * (1 + 3 / 2 * candidates))
+def _fit_cost(
+    config: RefusalDirectionConfig, model: Mapping[str, Any], n_prompts: int, n_tokens: float
+) -> Cost:
+    # Each candidate is ablated on both labels, and added on one.
+    validated = config.validation * n_prompts
+    scored = validated * (1 / 2 + 3 / 2 * config.positions * model["n_layers"])
+    return Cost(
+        forward_passes=config.train * n_prompts + scored,
+        unembedded=scored,
+        rows=min(validated / 2, 32),
+        generated=ASKED * config.max_tokens,
+    )
 
 
 def _check(

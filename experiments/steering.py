@@ -188,19 +188,27 @@ def _conditions(config: SteeringConfig, model: Mapping[str, Any]) -> Sequence[Ma
 def _cost(
     config: SteeringConfig, model: Mapping[str, Any], condition: Mapping[str, str], n_tokens: int
 ) -> Cost:
-    written = config.samples * config.max_tokens / n_tokens
+    whole = n_tokens + config.max_tokens
     reports = condition.get("calibrated") == config.positive and "control" not in condition
     values = len(METRICS) + 2 * model["n_layers"] * reports
     # The prompt, what is written, its perplexity and its judgement, and the contrast at the end.
-    return Cost(forward_passes=2 + 3 * written + 2 * config.samples, values=values)
+    return Cost(
+        forward_passes=2 + config.samples * (1 + 2 * whole / n_tokens),
+        unembedded=1 + config.samples * (2 + whole),
+        generated=config.samples * config.max_tokens,
+        values=values,
+    )
 
 
-def _fit_cost(config: SteeringConfig, model: Mapping[str, Any], n_prompts: int) -> float:
+def _fit_cost(
+    config: SteeringConfig, model: Mapping[str, Any], n_prompts: int, n_tokens: float
+) -> Cost:
+    read = Cost(forward_passes=n_prompts)
     if config.calibrate is None:
-        return float(n_prompts)
+        return read
     # About thirteen strengths a block and fold, each through half of the blocks on average.
-    strengths: float = 13 / 2 * model["n_layers"] * (config.folds - 1)
-    return n_prompts * (1 + strengths)
+    strengths = 13 * model["n_layers"] * (config.folds - 1) * n_prompts
+    return read + Cost(forward_passes=strengths / 2, unembedded=strengths, rows=min(n_prompts, 32))
 
 
 def _check(

@@ -92,15 +92,22 @@ def _fit(
     return Fitted(state=Trained(lenses=tuple(lenses), fold=fold_of), artifacts=artifacts)
 
 
-def _fit_cost(config: TunedLensConfig, model: Mapping[str, Any], n_prompts: int) -> float:
-    return (config.folds - 1) * n_prompts + config.folds * config.steps
+def _fit_cost(
+    config: TunedLensConfig, model: Mapping[str, Any], n_prompts: int, n_tokens: float
+) -> Cost:
+    # Every position of a step is read with gradients, after every block but the last.
+    shown = min(Training.positions, (config.folds - 1) / config.folds * n_prompts * n_tokens)
+    trained = 2 * (model["n_layers"] - 1) * config.steps * shown
+    read = (config.folds - 1) * n_prompts
+    return Cost(forward_passes=read, unembedded=config.folds * trained + read * n_tokens)
 
 
 def _cost(
     config: TunedLensConfig, model: Mapping[str, Any], condition: Mapping[str, str], n_tokens: int
 ) -> Cost:
     positions = n_tokens if config.positions == "all" else 1
-    return Cost(forward_passes=1, values=model["n_layers"] * positions * len(METRICS))
+    looked = model["n_layers"] * positions
+    return Cost(forward_passes=1, unembedded=looked, values=looked * len(METRICS))
 
 
 @experiment(

@@ -85,7 +85,7 @@ def bridge_token(model: HookedModel, encoded: EncodedPrompt) -> int:
 def _cost(
     config: TwoHopConfig, model: Mapping[str, Any], condition: Mapping[str, str], n_tokens: int
 ) -> Cost:
-    return Cost(forward_passes=1, values=2 * model["n_layers"] + 1)
+    return Cost(forward_passes=1, unembedded=model["n_layers"], values=2 * model["n_layers"] + 1)
 
 
 @experiment(
@@ -95,7 +95,7 @@ def _cost(
     conditions=_conditions,
     check=_check,
     fit=_fit,
-    fit_cost=lambda config, model, n_prompts: 0.0,
+    fit_cost=lambda config, model, n_prompts, n_tokens: Cost(forward_passes=0),
     cost=_cost,
     sites=("resid_post", "lens"),
     paper="Biran et al. (2024), Hopping Too Late; Yang et al. (2024), latent multi-hop reasoning",

@@ -34,6 +34,8 @@ def build(config: type, values: Mapping[str, Any], *, experiment: str) -> Any:
         if name not in known:
             hint = f"See: mlux experiments {experiment}"
             raise UnknownNameError(f"parameter of {experiment}", name, known, hint)
+        if isinstance(value, list | tuple) and tuple(value) == known[name].default == ():
+            continue  # an empty list cannot be typed, but a stored run may have it
         try:
             arguments[name] = _convert(value, types[name])
         except ValueError as error:

@@ -1,7 +1,6 @@
 """From names and options to a run that is ready to start: everything checked, nothing run."""
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from inspect import signature
@@ -16,7 +15,7 @@ from mlux.gate import METRICS, MIN_GAP, Baseline, GateOptions, sentence
 from mlux.limits import check as check_range
 from mlux.prompts import PromptSet
 from mlux.provenance import environment
-from mlux.registry import Experiment
+from mlux.registry import Cost, Experiment
 from mlux.results import Fitted
 from mlux.steps import Steps
 from mlux.store.checks import failed_checks
@@ -27,12 +26,17 @@ if TYPE_CHECKING:
     from mlux.engine import HookedModel
     from mlux.engine.screening import BadPrompts
     from mlux.engine.trials import EncodedPrompt, PromptBatch
+    from mlux.methods.speed import Speed
 
 BATCH_SIZE = 16
 """Trials in one batch where nobody says otherwise."""
 
 BYTES_PER_VALUE = 26
 """What one stored number takes in the database, indexes included."""
+
+
+SECONDS_A_VALUE, SECONDS_A_BATCH = 1e-5, 0.02
+"""What it takes to store a number, and to claim and commit a batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +46,8 @@ class Plan:
     Attributes:
         forward_passes: Forward passes over one prompt, or their worth.
         bytes: What its results will take in the database.
-        seconds: What all forward passes will take on this machine, from one batch; None if untimed.
+        seconds: What all of it will take on this machine, by how fast the model runs now: passes
+            through the blocks, logits, generated tokens, what is stored; None if untimed.
         n_unknown: Prompts with words that the model's tokenizer does not know.
         n_dropped: Prompts that were left out, since the experiment cannot use them.
         n_long_answers: Prompts with an answer of several tokens, whose first is scored.
@@ -77,6 +82,34 @@ class Plan:
     def gate_sentence(self) -> str | None:
         """What a person has to know of the prompts that are not solved; None if all are."""
         return sentence(self.n_unsolved or 0, self.n_prompts, kept=self.keep_unsolved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A part of a run and what it costs.
+
+    Attributes:
+        cost: In passes, logits and tokens.
+        n_tokens: Of a prompt.
+        rows: Prompts that run together, where the cost does not say so.
+    """
+
+    cost: Cost
+    n_tokens: float
+    rows: float
+
+    def seconds(self, speed: "Speed") -> float:
+        """What it takes at this speed."""
+        cost, rows = self.cost, self.cost.rows or self.rows
+        a_pass = speed.call / rows + speed.token * self.n_tokens
+        a_token = speed.call / self.rows + speed.token + speed.position
+        return (
+            cost.forward_passes * a_pass
+            + cost.logits * speed.position
+            + cost.generated * a_token
+            + cost.values * SECONDS_A_VALUE
+            + cost.seconds
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,24 +205,15 @@ class Prepared:
     def plan(self, *, timed: bool = False) -> Plan:
         """What it would do, in numbers.
 
-        With `timed`, one batch runs to say how long it takes, and every prompt once, as it is, to
-        say how many are solved.
+        With `timed`, every prompt runs once, as it is, to say how many are solved, and three short
+        passes say how fast the model is; prompts that are left out are not counted then.
         """
-        costs = [
-            self.experiment.cost(
-                self.config,
-                self.model.config,
-                trial.condition,
-                len(self.encoded[trial.prompt].ids),
-            )
-            for trial in self.trials
-        ]
-        passes = self._fit_cost() + sum(cost.forward_passes for cost in costs)
-        if self.experiment.gate:
-            passes += len(self.encoded) * (2 if self.experiment.gate == "pair" else 1)
-        values = sum(cost.values for cost in costs)
+        works = list(self.works(self.counted if timed else None))
+        passes = sum(work.cost.forward_passes for work in works)
+        values = sum(work.cost.values for work in works)
         if self.experiment.gate:
             values += len(METRICS) * len(self.trials)
+        seconds = self._seconds(works) if timed else None
         return Plan(
             experiment=self.experiment.name,
             model=self.model.identity.name,
@@ -200,7 +224,7 @@ class Prepared:
             n_batches=len(self.batches),
             forward_passes=round(passes),
             bytes=BYTES_PER_VALUE * values,
-            seconds=passes * self._seconds_a_pass() if timed else None,
+            seconds=seconds,
             n_unknown=sum(self._has_unknown(encoded) for encoded in self.encoded),
             n_dropped=len(self.dropped),
             n_long_answers=self.n_long_answers,
@@ -211,23 +235,35 @@ class Prepared:
             keep_unsolved=self.gate.keep_unsolved,
         )
 
-    def _seconds_a_pass(self) -> float:
-        """What one prompt of middle length takes, in a batch of the largest size."""
-        from mlux.engine.batching import pad
+    def works(self, counted: Sequence[bool] | None = None) -> "Iterator[Work]":
+        """Everything that there is to compute: the gate, the fit, then trial by trial.
 
-        ids = sorted((encoded.ids for encoded in self.encoded), key=len)[len(self.encoded) // 2]
-        n_rows = max(map(len, self.batches))
-        tokens = pad([ids] * n_rows).tokens
-        self.model.forward(tokens)  # the first pass also loads what is lazy
-        begun = time.perf_counter()
-        self.model.forward(tokens)
-        return (time.perf_counter() - begun) / n_rows
+        Args:
+            counted: Whether each prompt is; by default all are.
+        """
+        lengths = [len(encoded.ids) for encoded in self.encoded]
+        n_prompts, mean = len(lengths), sum(lengths) / len(lengths)
+        rows = sum(map(len, self.batches)) / len(self.batches)
+        if self.experiment.gate:
+            passes = n_prompts * (2 if self.experiment.gate == "pair" else 1)
+            yield Work(cost=Cost(forward_passes=passes), n_tokens=mean, rows=rows)
+        if self.experiment.fit is not None:
+            cost = self.experiment.fit_cost(self.config, self.model.config, n_prompts, mean)
+            yield Work(cost=cost, n_tokens=mean, rows=min(n_prompts, self.batch_size))
+        for batch in self.batches:
+            for trial in (self.trials[number] for number in batch):
+                if counted is None or counted[trial.prompt]:
+                    n = lengths[trial.prompt]
+                    cost = self.experiment.cost(self.config, self.model.config, trial.condition, n)
+                    yield Work(cost=cost, n_tokens=n, rows=len(batch))
 
-    def _fit_cost(self) -> float:
-        if self.experiment.fit is None:
-            return 0.0
-        n_prompts = len(self.prompts.prompts)
-        return self.experiment.fit_cost(self.config, self.model.config, n_prompts)
+    def _seconds(self, works: "Sequence[Work]") -> float:
+        """What it will take, by how fast the model runs a prompt of middle length."""
+        from mlux.methods.speed import measure_speed
+
+        in_order = sorted(self.encoded, key=lambda encoded: len(encoded.ids))
+        speed = measure_speed(self.model, in_order[len(in_order) // 2].ids)
+        return SECONDS_A_BATCH * len(self.batches) + sum(work.seconds(speed) for work in works)
 
     def _noted(self, note: str | None) -> str | None:
         """The note of a person, and how many prompts were left out."""
@@ -328,10 +364,13 @@ def load_model(reference: str, adapter: str | None, dtype: str | None = None) ->
     """
     from mlux.engine import HookedModel, memory
 
+    if dtype is None and memory.on_cpu():
+        dtype = "float32"  # what it would be loaded in anyway; so it is one model by either name
     key = (reference, adapter, dtype, _state(reference), _state(adapter))
     if key not in _loaded:
-        _loaded.clear()
-        memory.release()
+        if _loaded:
+            _loaded.clear()
+            memory.release()
         _loaded[key] = HookedModel.from_pretrained(reference, adapter_path=adapter, dtype=dtype)
     return _loaded[key]
 

@@ -45,17 +45,93 @@ parameter `memory` it gets the bytes of the run's budget too, with `solved` whic
 with `steps` what keeps what is learned step by step."""
 
 
+TOKENS_AT_ONCE = 512
+"""Tokens in a batch of a sweep on a CPU; as of `mlux.methods.budget`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one trial costs, for the plan that `--dry-run` prints.
+    """What one trial or a fit costs, for the plan that `--dry-run` prints.
 
     Attributes:
-        forward_passes: Forward passes of the whole model over the prompt, or their worth.
+        forward_passes: Passes through all blocks over one prompt, or their worth: a pass with
+            gradients counts as three, one that starts in the middle by the blocks it runs.
         values: Numbers that it stores.
+        unembedded: Positions whose logits are made; by default one for each forward pass. With
+            gradients a position counts as two.
+        rows: Passes that run together; by default as many as trials do.
+        generated: Tokens that are written one after the other.
+        seconds: What else it computes, on a usual core: regressions, say.
     """
 
     forward_passes: float
-    values: int
+    values: int = 0
+    unembedded: float | None = None
+    rows: float | None = None
+    generated: float = 0.0
+    seconds: float = 0.0
+
+    @classmethod
+    def of_sweep(
+        cls,
+        n_layers: int,
+        n_edits: float,
+        n_tokens: float,
+        *,
+        share: float = 0.5,
+        passes: float = 0.0,
+        values: int = 0,
+    ) -> "Cost":
+        """The cost of editing every layer of one prompt so many times.
+
+        Args:
+            n_layers: Layers of the model.
+            n_edits: Edits of each layer.
+            n_tokens: Tokens of the prompt.
+            share: The part of the blocks that an edit runs; those from its own layer on are half
+                of them on average.
+            passes: Other passes over the prompt.
+            values: Numbers that are stored.
+        """
+        edits = n_layers * n_edits
+        rows = max(1.0, min(n_edits, TOKENS_AT_ONCE / n_tokens))
+        # Both runs fill a batch of equal rows, and three passes measure what a row holds.
+        extra = passes + 2 * rows + 3
+        return cls(
+            forward_passes=share * edits + extra,
+            unembedded=edits + extra,
+            rows=rows,
+            values=values,
+        )
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """Both together."""
+        passes = self.forward_passes + other.forward_passes
+        calls = sum(one.forward_passes / one.rows for one in (self, other) if one.rows)
+        return Cost(
+            forward_passes=passes,
+            values=self.values + other.values,
+            unembedded=self.logits + other.logits,
+            rows=passes / calls if calls else None,
+            generated=self.generated + other.generated,
+            seconds=self.seconds + other.seconds,
+        )
+
+    def __mul__(self, times: float) -> "Cost":
+        """So many times the same."""
+        return Cost(
+            forward_passes=times * self.forward_passes,
+            values=round(times * self.values),
+            unembedded=times * self.logits,
+            rows=self.rows,
+            generated=times * self.generated,
+            seconds=times * self.seconds,
+        )
+
+    @property
+    def logits(self) -> float:
+        """Positions whose logits are made."""
+        return self.forward_passes if self.unembedded is None else self.unembedded
 
 
 Sites = Callable[[Any], Sequence[str]]
@@ -65,8 +141,8 @@ EstimateCost = Callable[[Any, Mapping[str, Any], Mapping[str, str], int], Cost]
 """fn(config, model_config, condition, n_tokens) returns the cost of one trial."""
 Check = Callable[[Any, Any, Sequence[Any], int], None]
 """fn(model, config, prompts, seed) raises a MluxError if they do not fit together."""
-FitCost = Callable[[Any, Mapping[str, Any], int], float]
-"""fn(config, model_config, n_prompts) returns the forward passes that fitting takes."""
+FitCost = Callable[[Any, Mapping[str, Any], int, float], Cost]
+"""fn(config, model_config, n_prompts, n_tokens) returns what fitting costs; n_tokens is a mean."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +163,7 @@ class Experiment:
         cost: What one trial costs.
         check: Whether model, options and `EncodedPrompt`s fit together, told before anything runs.
         fit: What is learned from all prompts before the first trial; None if nothing is.
-        fit_cost: The forward passes that fitting takes.
+        fit_cost: What fitting costs.
         sites: What it needs of a model, by `fn(config)`: kinds of sites, and `lens`.
         paper: Whose definition it follows.
         place: Where it is defined, as `file:line`.
@@ -141,7 +217,7 @@ def experiment(
     ),
     check: Check = lambda model, config, prompts, seed: None,
     fit: Fit | None = None,
-    fit_cost: FitCost = lambda config, model, n_prompts: float(n_prompts),
+    fit_cost: FitCost = lambda config, model, n_prompts, n_tokens: Cost(forward_passes=n_prompts),
     sites: Sequence[str] | Sites = (),
     paper: str = "",
 ) -> Callable[[Run], Experiment]:
@@ -175,7 +251,8 @@ def experiment(
             run's budget by a further parameter `memory`, in bytes; with a gate, which prompts
             count, by a further parameter `solved`, a truth value for each; where it searches or
             trains, what keeps every step, by a further parameter `steps` (see `mlux.steps`).
-        fit_cost: `fn(config, model_config, n_prompts)`, the forward passes that `fit` takes.
+        fit_cost: `fn(config, model_config, n_prompts, n_tokens)`, what `fit` costs, with prompts of
+            n_tokens on average; by default one forward pass a prompt.
         sites: The kinds of sites that it needs, such as `resid_post` and `head`, and `lens` if it
             uses the model's head on other layers; or `fn(config)` that says so.
         paper: The paper that it follows.

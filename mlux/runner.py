@@ -322,9 +322,13 @@ def prepare_again(stored: StoredRun) -> Prepared:
         MluxError: If the experiment or the model is no longer there, or its options have changed.
     """
     experiment = registry.get(stored.experiment)
-    model = load_model(stored.model.source, stored.model.adapter_source)
-    if model.config["dtype"] != stored.model.dtype:  # what this device computes in by default
-        model = load_model(stored.model.source, stored.model.adapter_source, stored.model.dtype)
+    from mlux.engine import memory
+
+    source, adapter, dtype = stored.model.source, stored.model.adapter_source, stored.model.dtype
+    # On a GPU the default leaves weights of several dtypes as they are, which no one dtype does.
+    model = load_model(source, adapter, dtype if memory.on_cpu() else None)
+    if model.config["dtype"] != dtype:
+        model = load_model(source, adapter, dtype)
     params, gate = split(stored.params) if experiment.gate else (stored.params, None)
     config = parameters.build(experiment.config, params, experiment=experiment.name)
     return assemble(

@@ -10,9 +10,10 @@ import pytest
 from click.testing import CliRunner
 from forking import Forks
 
-from mlux import load_artifact, resume, run_experiment
+from mlux import load_artifact, run_experiment
 from mlux.cli.root import cli
 from mlux.errors import ParameterError
+from mlux.runner import resume
 from mlux.store.writer import RunWriter
 
 KILLED = """
@@ -20,6 +21,7 @@ import os, signal
 from mlux.engine import HookedModel
 from mlux import registry
 from mlux.runner import run_experiment
+from mlux.runner import resume
 from mlux.store.writer import RunWriter
 
 for name in registry.names():
@@ -37,6 +39,7 @@ def main(db, name, options, kill_at):
     RunWriter.put_artifacts = counted
     run_experiment(name, model="demo", db=db, **options)
 """
+NOT_BY_ITSELF = ("before", 10**9)  # `main` kills itself, right after its step has been committed
 LEARNED = "SELECT message FROM run_events WHERE kind = 'learned' ORDER BY id"
 VALUES = "SELECT prompt, condition, metric, layer, head, position, value FROM results"
 
@@ -76,7 +79,7 @@ def test_a_run_killed_at_a_step_has_it_and_a_resume_goes_on_from_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole, killed = tmp_path / "whole.db", tmp_path / "killed.db"
-    assert forks.run(str(killed), name, options, kill_at) == -9
+    forks.kill(NOT_BY_ITSELF, str(killed), name, options, kill_at)
     assert len(asked(killed, LEARNED)) == kill_at
     assert len(asked(killed, "SELECT name FROM artifacts WHERE kind = 'step'")) == kill_at
     put, learned = RunWriter.put_artifacts, []

@@ -162,7 +162,12 @@ def command(
     if columns is not None:
         options["prompts"] = _by_columns(options["prompts"], columns)
     jobs = [{"name": name, "model": model, **options} for model, name in product(models, names)]
-    plans = [runner.plan_experiment(**job, db=settings.location, timed=dry_run) for job in jobs]
+    # The first model last, so that it is still in memory when its runs begin.
+    planned: dict[int, Plan] = {
+        number: runner.plan_experiment(**jobs[number], db=settings.location, timed=dry_run)
+        for number in sorted(range(len(jobs)), key=lambda number: number < len(names))
+    }
+    plans = [planned[number] for number in range(len(jobs))]
     if dry_run:
         show_records([asdict(plan) for plan in plans], output, PLAN_COLUMNS)
         for plan in plans:

@@ -82,7 +82,7 @@ def last_logits(model: HookedModel, rows: Rows, hooks: Sequence[tuple[str, Hook]
     """
     found, path = [], sites.resid_pre(0)
     for batch in in_batches(model, rows):
-        _, cache = model.run_with_cache(batch.tokens, hooks=[path], positions=batch.last)
+        _, cache = model.run_with_cache(batch.tokens, [path], positions=batch.last, lazy=True)
         logits, _ = model.run_from(
             0, cache[path], hooks=hooks, positions=batch.last, tokens=batch.tokens
         )

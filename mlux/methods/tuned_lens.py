@@ -66,12 +66,13 @@ class TunedLens:
     Attributes:
         weight: [n_layers − 1, d_model, d_model] float32, A of each layer.
         bias: [n_layers − 1, d_model] float32, b of each layer.
-        loss: [n_layers − 1, steps] float32, of each step of the training, in nats.
+        loss: [n_layers − 1, steps] float32, of each step of the training, in nats;
+            None of one that was not trained.
     """
 
     weight: mx.array
     bias: mx.array
-    loss: mx.array
+    loss: mx.array | None = None
 
     def translate(self, layer: int, resid: mx.array) -> mx.array:
         """The residual stream after a block, as the last one would hold it: […, d_model]."""
