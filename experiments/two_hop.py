@@ -85,7 +85,8 @@ def bridge_token(model: HookedModel, encoded: EncodedPrompt) -> int:
 def _cost(
     config: TwoHopConfig, model: Mapping[str, Any], condition: Mapping[str, str], n_tokens: int
 ) -> Cost:
-    return Cost(forward_passes=1, unembedded=model["n_layers"], values=2 * model["n_layers"] + 1)
+    layers = model["n_layers"]
+    return Cost(forward_passes=1, unembedded=1 + layers, values=2 * layers + 1)
 
 
 @experiment(
