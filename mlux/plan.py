@@ -54,6 +54,7 @@ class Plan:
         dtype: What the model computes in.
         stored_dtype: What its weights are stored in.
         unread: Settings of config.json that mlx-lm does not read.
+        adapter: What became of an adapter of PEFT.
         n_unsolved: Prompts of which the model does not do what the experiment takes for granted;
             None if untimed, or nothing is taken for granted.
         keep_unsolved: Whether these are computed all the same.
@@ -75,6 +76,7 @@ class Plan:
     dtype: str
     stored_dtype: str
     unread: tuple[str, ...] = ()
+    adapter: str = ""
     n_unsolved: int | None = None
     keep_unsolved: bool = False
 
@@ -231,6 +233,7 @@ class Prepared:
             dtype=self.model.config["dtype"],
             stored_dtype=self.model.stored_dtype,
             unread=self.model.unread_settings,
+            adapter=self.model.adapter_note,
             n_unsolved=self.n_unsolved if timed else None,
             keep_unsolved=self.gate.keep_unsolved,
         )

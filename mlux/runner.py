@@ -127,7 +127,7 @@ def run_experiment(
         note: What it is for.
         batch_size: Trials in one batch.
         memory: Bytes that sweeps may use for activations beside the model; by default 1 GiB.
-        adapter: A folder with LoRA or DoRA weights.
+        adapter: LoRA or DoRA weights of mlx-lm or PEFT: a folder or a hub id.
         dtype: float32, float16 or bfloat16; by default float32 on a CPU, where half precision has
             no fast kernels, and what the weights are stored in on a GPU. A resume, a rerun and a
             verification compute in the same.

@@ -50,7 +50,9 @@ def show(settings: Settings, model: str, as_json: bool) -> None:
 
 @command.command(epilog=examples("mlux models check demo", "mlux models check ./model --json"))
 @click.argument("model")
-@click.option("--adapter", metavar="PATH", help="LoRA weights to put on the model.")
+@click.option(
+    "--adapter", metavar="PATH", help="LoRA weights, of mlx-lm or PEFT: a folder or hub id."
+)
 @format_option
 @pass_settings
 def check(settings: Settings, model: str, adapter: str | None, output: str) -> None:
@@ -73,6 +75,8 @@ def check(settings: Settings, model: str, adapter: str | None, output: str) -> N
         store.store_checks(notebook, loaded.identity, rows, versions)
     show_records(rows, output, CHECK_COLUMNS)
     note(BASIS)
+    if found.adapter:
+        note(f"{found.adapter}.")
     if not found.ok:
         failed = ", ".join(row.site for row in found.failed(()))
         raise ModelError(f"The self-test of {model} failed: {failed}.")

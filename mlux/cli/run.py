@@ -93,7 +93,9 @@ PLAN_COLUMNS = (
     type=SIZE,
     help="What sweeps may use beside the model, as in 500MB; default: 1GiB.",
 )
-@click.option("--adapter", metavar="PATH", help="LoRA weights to put on the model.")
+@click.option(
+    "--adapter", metavar="PATH", help="LoRA weights, of mlx-lm or PEFT: a folder or hub id."
+)
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16", "bfloat16"]),
@@ -215,6 +217,8 @@ def _notes(plan: "Plan") -> Iterator[str]:
     if plan.n_dropped:
         total = plan.n_dropped + plan.n_prompts
         yield f"{plan.n_dropped} of {total} prompts are left out of {plan.experiment}."
+    if plan.adapter:
+        yield f"{plan.adapter}."
     if plan.unread:
         yield f"mlx-lm does not read of config.json: {'; '.join(plan.unread)}."
     if plan.n_long_answers:

@@ -1,10 +1,21 @@
 """MLX arrays to plain Python numbers, with the types that MLX's own stubs leave open."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
+
+
+def main_dtype(arrays: Iterable[mx.array]) -> str:
+    """The floating-point dtype of most entries, by name."""
+    sizes: dict[str, int] = {}
+    for array in arrays:
+        if mx.issubdtype(array.dtype, mx.floating):
+            name = str(array.dtype).removeprefix("mlx.core.")
+            sizes[name] = sizes.get(name, 0) + array.size
+    return max(sizes, key=lambda name: sizes[name], default="float32")
 
 
 def numbers(array: mx.array) -> Any:

@@ -69,12 +69,14 @@ class Certificate:
         dtype: What it computes in.
         rows: The sites, then the properties.
         forward_passes: Forward passes that it took, shorter ones counted as whole ones.
+        adapter: What became of an adapter of PEFT; empty without one.
     """
 
     model_type: str
     dtype: str
     rows: tuple[Row, ...]
     forward_passes: int
+    adapter: str = ""
 
     @property
     def ok(self) -> bool:
@@ -94,6 +96,7 @@ class Certificate:
     def __repr__(self) -> str:
         """One line a row."""
         lines = [f"Certificate of {self.model_type} in {self.dtype}"]
+        lines += [f"  {self.adapter}"] if self.adapter else []
         for row in self.rows:
             error = "" if row.error is None else f"{row.error:.1e}"
             lines.append(f"  {row.site:<11} {row.verdict:<12} {error:<8} {row.reason}".rstrip())

@@ -38,6 +38,7 @@ def check(model: "HookedModel") -> Certificate:
         dtype=model.config["dtype"],
         rows=tuple(rows),
         forward_passes=test.passes,
+        adapter=model.adapter_note,
     )
 
 

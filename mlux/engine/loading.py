@@ -13,6 +13,10 @@ from mlx.nn.layers.base import Module
 from mlx.utils import tree_flatten
 
 from mlux.engine import rope_settings
+from mlux.engine.arrays import main_dtype
+from mlux.engine.peft import CONFIG as ADAPTER_CONFIG
+from mlux.engine.peft import WEIGHTS as ADAPTER_WEIGHTS
+from mlux.engine.peft import Peft, open_adapter, other_base
 from mlux.engine.threads import ready
 from mlux.errors import ModelError, UnknownNameError
 from mlux.provenance import ModelIdentity, TokenizerIdentity, hash_files
@@ -56,6 +60,7 @@ class LoadedModel:
         config: What mlx-lm was told.
         written: What config.json says.
         stored_dtype: What most of its floating-point weights are stored in.
+        adapter_note: What became of an adapter of PEFT.
     """
 
     model: Module
@@ -67,6 +72,7 @@ class LoadedModel:
     stored_dtype: str
     adapter_source: str | None
     adapter_hash: str | None
+    adapter_note: str = ""
 
 
 def find(reference: str | Path, *, revision: str | None = None) -> ModelSource:
@@ -97,6 +103,11 @@ def find(reference: str | Path, *, revision: str | None = None) -> ModelSource:
 
 
 def _require_files(folder: Path, name: str) -> None:
+    if (folder / ADAPTER_CONFIG).is_file() and not any(folder.glob("model*.safetensors")):
+        raise ModelError(
+            f"The folder {name!r} holds an adapter: give its base model as the model, and this "
+            "folder with --adapter (adapter_path=)."
+        )
     if not (folder / "config.json").is_file():
         raise ModelError(f"The folder {name!r} holds no model: it has no config.json.")
     if not any(folder.glob("model*.safetensors")):
@@ -104,21 +115,24 @@ def _require_files(folder: Path, name: str) -> None:
 
 
 def _from_hub(name: str, revision: str | None) -> ModelSource:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
 
+    folder = _download(name, revision, DEFAULT_ALLOW_PATTERNS, "model")
+    _require_files(folder, name)
+    return ModelSource(name=name, source=name, folder=folder, revision=folder.name)
+
+
+def _download(name: str, revision: str | None, patterns: list[str], what: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     try:
-        folder = Path(
-            snapshot_download(name, revision=revision, allow_patterns=DEFAULT_ALLOW_PATTERNS)
-        )
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(
-            f"Cannot get the model {name!r} from the hub, and no folder has that path: {reason}"
+            f"Cannot get the {what} {name!r} from the hub, and no folder has that path: {reason}"
         ) from error
-    _require_files(folder, name)
-    return ModelSource(name=name, source=name, folder=folder, revision=folder.name)
 
 
 def load(
@@ -130,24 +144,31 @@ def load(
         source: What `find` found.
         dtype: float32, float16 or bfloat16; by default float32 on a CPU, where half precision has
             no fast kernels, and the stored dtype on a GPU.
-        adapter: A folder with LoRA or DoRA weights.
+        adapter: LoRA or DoRA weights of mlx-lm or of PEFT: see `find_adapter`. Those of PEFT are
+            merged into the model's own.
 
     Raises:
         ModelError: If mlx-lm does not know the architecture, or the weights do not fit it.
     """
-    from mlx_lm.utils import load_model, load_tokenizer
+    from mlx_lm.utils import load_adapters, load_model, load_tokenizer
 
     from mlux.engine import rotary
 
     if dtype is not None and dtype not in DTYPES:
         raise UnknownNameError("dtype", dtype, DTYPES)
     ready()
+    on_cpu = mx.default_device() == mx.Device(mx.cpu)
+    dtype = dtype or ("float32" if on_cpu else None)
+    folder = None if adapter is None else find_adapter(adapter)
     try:
+        merged = None if folder is None else open_adapter(folder, float32=dtype == "float32")
+        classes = {} if merged is None else {"get_model_classes": merged.classes}
         written = json.loads((source.folder / "config.json").read_text("utf-8"))
         told = rope_settings.for_mlx_lm(written)
-        model, config = load_model(source.folder, lazy=True, model_config=told)
+        model, config = load_model(source.folder, lazy=True, model_config=told, **classes)
         rotary.mend(model, written)
-        adapter_path = None if adapter is None else _add_adapter(model, Path(adapter))
+        if folder is not None and merged is None:
+            load_adapters(model, str(folder))
         tokenizer = load_tokenizer(source.folder, eos_token_ids=config.get("eos_token_id"))
     except SystemExit as error:  # mlx-lm's olmo ends the process when a package is missing
         raise ModelError(
@@ -160,9 +181,7 @@ def load(
     if quantization := BUILT_IN.get(source.source):
         _quantize(model, quantization)
         config["quantization"] = quantization
-    stored_dtype = _dtype_of(model)
-    if dtype is None and mx.default_device() == mx.Device(mx.cpu):
-        dtype = "float32"
+    stored_dtype = merged.stored_dtype if merged else _dtype_of(model)
     if dtype is not None:
         model.set_dtype(DTYPES[dtype])
     model.eval()
@@ -177,29 +196,52 @@ def load(
         source=source,
         weights_hash=hash_files(list(source.folder.glob("model*.safetensors"))),
         stored_dtype=stored_dtype,
-        adapter_source=str(adapter_path) if adapter_path else None,
-        adapter_hash=hash_files(list(adapter_path.iterdir())) if adapter_path else None,
+        adapter_source=_adapter_source(adapter),
+        adapter_hash=hash_files(_adapter_files(folder, merged)) if folder else None,
+        adapter_note=_said_of(merged, source, written) if merged else "",
     )
 
 
 def _dtype_of(model: Module) -> str:
-    """The floating-point dtype of most weights, by name."""
     leaves: list[tuple[str, mx.array]] = tree_flatten(model.parameters())  # type: ignore[assignment, no-untyped-call] # MLX's
-    sizes: dict[str, int] = {}
-    for _, weight in leaves:
-        if mx.issubdtype(weight.dtype, mx.floating):
-            name = str(weight.dtype).removeprefix("mlx.core.")
-            sizes[name] = sizes.get(name, 0) + weight.size
-    return max(sizes, key=lambda name: sizes[name], default="float32")
+    return main_dtype(weight for _, weight in leaves)
 
 
-def _add_adapter(model: Module, adapter: Path) -> Path:
-    from mlx_lm.utils import load_adapters
+def find_adapter(adapter: str | Path) -> Path:
+    """The folder of an adapter: a folder, one of the hub's cache, or a hub id (downloaded).
 
-    if not (adapter / "adapter_config.json").is_file():
-        raise ModelError(f"The adapter folder {str(adapter)!r} has no adapter_config.json.")
-    load_adapters(model, str(adapter))
-    return adapter.resolve()
+    Raises:
+        ModelError: If there is none.
+    """
+    folder = Path(adapter).expanduser()
+    if (folder / "refs" / "main").is_file():  # models--org--name
+        folder = folder / "snapshots" / (folder / "refs" / "main").read_text("utf-8").strip()
+    name = str(adapter)
+    if not folder.exists() and name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        folder = _download(name, None, [ADAPTER_CONFIG, "adapter*.safetensors"], "adapter")
+    if not (folder / ADAPTER_CONFIG).is_file():
+        raise ModelError(f"The adapter folder {name!r} has no adapter_config.json.")
+    return folder
+
+
+def _adapter_source(adapter: str | Path | None) -> str | None:
+    """What loads it again: the whole path of a folder, or a hub id."""
+    if adapter is None:
+        return None
+    folder = Path(adapter).expanduser()
+    return str(folder.resolve()) if folder.exists() else str(adapter)
+
+
+def _adapter_files(folder: Path, merged: Peft | None) -> list[Path]:
+    if merged:
+        return [folder / ADAPTER_CONFIG, folder / ADAPTER_WEIGHTS]
+    return [path for path in folder.iterdir() if path.is_file()]
+
+
+def _said_of(merged: Peft, source: ModelSource, written: Mapping[str, Any]) -> str:
+    names = (source.name, source.source, str(written.get("_name_or_path") or ""))
+    other = [f"made for {merged.base}, not for {source.name}"] * other_base(merged, names)
+    return "; ".join([*merged.notes, *other])
 
 
 def _quantize(model: Module, quantization: Mapping[str, Any]) -> None:

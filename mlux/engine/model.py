@@ -70,7 +70,8 @@ class HookedModel(Writing):
 
         Args:
             reference: `demo` or `demo-4bit` (built in), a folder, or a hub id.
-            adapter_path: A folder with LoRA or DoRA weights.
+            adapter_path: LoRA or DoRA weights of mlx-lm or of PEFT: a folder, one of the hub's
+                cache, or a hub id. Those of PEFT are merged into the model's weights.
             dtype: float32, float16 or bfloat16; by default float32 on a CPU and the stored dtype
                 on a GPU.
             revision: A branch, tag or commit on the hub.
@@ -105,6 +106,16 @@ class HookedModel(Writing):
             'float16'
         """
         return self._loaded.stored_dtype if self._loaded else str(self.config["dtype"])
+
+    @property
+    def adapter_note(self) -> str:
+        """What became of an adapter of PEFT; empty without one.
+
+        Example:
+            >>> HookedModel.from_pretrained("demo").adapter_note
+            ''
+        """
+        return self._loaded.adapter_note if self._loaded else ""
 
     @property
     def layers(self) -> list[Module]:
