@@ -14,7 +14,7 @@ from tests.charts.every import AXES, made_up
 from tests.charts.scene import scene
 
 DEFAULTS = {
-    "ablation": ("head_heatmap", "logit_diff"),
+    "ablation": ("head_heatmap", "kl"),
     "activation_patching": ("head_heatmap", "patching_effect"),
     "attention_patterns": ("head_heatmap", "attention_entropy"),
     "attribution_patching": ("head_heatmap", "attribution_effect"),
