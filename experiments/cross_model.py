@@ -58,7 +58,12 @@ def _cost(
     config: CrossModelConfig, model: Mapping[str, Any], condition: Mapping[str, str], n_tokens: int
 ) -> Cost:
     looked = model["n_layers"] + 1
-    return Cost(forward_passes=1, unembedded=1 + looked, values=3 * len(config.percents) + 2)
+    return Cost(
+        forward_passes=1,
+        unembedded=1 + looked,
+        looked_at=looked,
+        values=3 * len(config.percents) + 2,
+    )
 
 
 @experiment(

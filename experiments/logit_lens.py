@@ -55,7 +55,7 @@ def _cost(
     positions = n_tokens if config.positions == "all" else 1
     looked = model["n_layers"] * positions
     values = looked * (len(METRICS) + config.top_k)
-    return Cost(forward_passes=1, unembedded=positions + looked, values=values)
+    return Cost(forward_passes=1, unembedded=positions + looked, looked_at=looked, values=values)
 
 
 @experiment(

@@ -107,7 +107,12 @@ def _cost(
 ) -> Cost:
     positions = n_tokens if config.positions == "all" else 1
     looked = model["n_layers"] * positions
-    return Cost(forward_passes=1, unembedded=positions + looked, values=looked * len(METRICS))
+    return Cost(
+        forward_passes=1,
+        unembedded=positions + looked,
+        looked_at=looked,
+        values=looked * len(METRICS),
+    )
 
 
 @experiment(

@@ -37,6 +37,10 @@ BYTES_PER_VALUE = 26
 
 SECONDS_A_VALUE, SECONDS_A_BATCH = 1e-5, 0.02
 """What it takes to store a number, and to claim and commit a batch."""
+SECONDS_A_WORD = 2e-5
+"""What it takes to read a token of the vocabulary, once a run, so that it can be told."""
+LENS = 2.3
+"""What a lens does with the logits of a position, as a multiple of making them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +111,7 @@ class Work:
         a_token = speed.call / self.rows + speed.token + speed.position
         return (
             cost.forward_passes * a_pass
-            + cost.logits * speed.position
+            + (cost.logits + LENS * cost.looked_at) * speed.position
             + cost.generated * a_token
             + cost.values * SECONDS_A_VALUE
             + cost.seconds
@@ -266,7 +270,9 @@ class Prepared:
 
         in_order = sorted(self.encoded, key=lambda encoded: len(encoded.ids))
         speed = measure_speed(self.model, in_order[len(in_order) // 2].ids)
-        return SECONDS_A_BATCH * len(self.batches) + sum(work.seconds(speed) for work in works)
+        stored = SECONDS_A_BATCH * len(self.batches)
+        stored += SECONDS_A_WORD * int(self.model.config["vocab_size"])
+        return stored + sum(work.seconds(speed) for work in works)
 
     def _noted(self, note: str | None) -> str | None:
         """The note of a person, and how many prompts were left out."""

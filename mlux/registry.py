@@ -59,6 +59,7 @@ class Cost:
         values: Numbers that it stores.
         unembedded: Positions whose logits are made; by default one for each forward pass. With
             gradients a position counts as two.
+        looked_at: Positions of those at which a lens finds ranks, divergences and top tokens.
         rows: Passes that run together; by default as many as trials do.
         generated: Tokens that are written one after the other.
         seconds: What else it computes, on a usual core: regressions, say.
@@ -67,6 +68,7 @@ class Cost:
     forward_passes: float
     values: int = 0
     unembedded: float | None = None
+    looked_at: float = 0.0
     rows: float | None = None
     generated: float = 0.0
     seconds: float = 0.0
@@ -112,6 +114,7 @@ class Cost:
             forward_passes=passes,
             values=self.values + other.values,
             unembedded=self.logits + other.logits,
+            looked_at=self.looked_at + other.looked_at,
             rows=passes / calls if calls else None,
             generated=self.generated + other.generated,
             seconds=self.seconds + other.seconds,
@@ -123,6 +126,7 @@ class Cost:
             forward_passes=times * self.forward_passes,
             values=round(times * self.values),
             unembedded=times * self.logits,
+            looked_at=times * self.looked_at,
             rows=self.rows,
             generated=times * self.generated,
             seconds=times * self.seconds,
