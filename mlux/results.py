@@ -27,14 +27,30 @@ Columns = tuple[Sequence[int], Sequence[int], Sequence[int], list[float]]
 """Layers, heads, positions and values."""
 
 
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    **dict.fromkeys(("probability", "share", "accuracy", "yes or no"), (0.0, 1.0)),
+    **dict.fromkeys(("probability difference", "accuracy difference"), (-1.0, 1.0)),
+    **dict.fromkeys(("cosine", "r"), (-1.0, 1.0)),
+}
+"""Units whose values cannot leave a range, with its ends; intervals stay within them."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Metric:
-    """What a number means: its name, its unit, and which way is better."""
+    """What a number means: its name, its unit, and which way is better.
+
+    A unit of `BOUNDS` says between which ends its values lie.
+    """
 
     name: str
     unit: str
     description: str
     better: Literal["higher", "lower", "neither"] = "neither"
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The least and the largest value that there can be; None if there are no such ends."""
+        return BOUNDS.get(self.unit)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

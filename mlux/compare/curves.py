@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from mlux.compare.selection import groups_of
 from mlux.compare.summary import summarised
-from mlux.compare.units import prompt_means, with_identity, with_metric
+from mlux.compare.units import bounds, prompt_means, with_identity, with_metric
 from mlux.errors import UnknownNameError
 from mlux.stats import N_RESAMPLES
 from mlux.store import frames
@@ -60,7 +60,10 @@ def profile(
     with frames.opened(db) as store, store.reading() as connection:
         keys = frames.run_keys(store, connection, runs)
         units = prompt_means(connection, keys, metric, groups)
-        table = summarised(units, groups, level=level, n_resamples=n_resamples, seed=seed)
+        ends = bounds(connection, keys, metric)
+        table = summarised(
+            units, groups, bounds=ends, level=level, n_resamples=n_resamples, seed=seed
+        )
         n_layers = _n_layers(connection, per, keys)
         if per == "run":
             table = with_identity(connection, table)
@@ -128,7 +131,10 @@ def dose_response(
         groups = ["run", *(["control"] if controls else []), *extra, "dose"]
         unit = [*groups, "prompt_id"]
         units = units.groupby(unit, observed=True, dropna=False)["value"].mean().reset_index()
-        table = summarised(units, groups, level=level, n_resamples=n_resamples, seed=seed)
+        ends = bounds(connection, keys, metric)
+        table = summarised(
+            units, groups, bounds=ends, level=level, n_resamples=n_resamples, seed=seed
+        )
         table = with_identity(connection, table)
     if controls:  # the effect itself before its controls
         order = ["run", "control"]

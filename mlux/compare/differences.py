@@ -19,7 +19,7 @@ from mlux.stats import (
     benjamini_hochberg,
     cohens_dz,
     max_t,
-    mean_interval,
+    paired_interval,
     sign_flip_p,
     tost_p,
 )
@@ -206,12 +206,18 @@ def _paired_table(
         found["mean_a"][places] = first[rows].mean(axis=1)
         found["mean_b"][places] = second[rows].mean(axis=1)
         found["estimate"][places] = data.mean(axis=1)
-        ends = mean_interval(data, level=how.level, n_resamples=how.n_resamples, seed=how.seed)
+        ends = paired_interval(
+            data,
+            bounds=sides.bounds,
+            level=how.level,
+            n_resamples=how.n_resamples,
+            seed=how.seed,
+        )
         found["low"][places], found["high"][places] = ends
         found["effect"][places] = cohens_dz(data)
         found["p"][places] = sign_flip_p(data, n_resamples=how.n_resamples, seed=how.seed)
         if margin is not None:
-            found["p_equivalent"][places] = tost_p(data, margin)
+            found["p_equivalent"][places] = tost_p(data, margin, bounds=sides.bounds)
     for name in _MEASURES:
         table[name] = found[name]
     if correction == "bh":
@@ -220,6 +226,8 @@ def _paired_table(
         differences = _by_unit(units, codes, len(table))
         table["q"] = max_t(differences, n_resamples=how.n_resamples, seed=how.seed)
     method = f"paired by {unit}: BCa bootstrap, sign-flip test, Cohen's d_z"
+    if sides.bounds is not None:
+        method = method.replace("bootstrap", "bootstrap (Bonett–Price of yes or no)")
     if margin is not None:
         table["p_equivalent"] = found["p_equivalent"]
         table["q_equivalent"] = benjamini_hochberg(found["p_equivalent"])

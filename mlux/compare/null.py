@@ -7,13 +7,14 @@ import pandas as pd
 
 from mlux.compare.selection import groups_of
 from mlux.compare.summary import check_level, equal_sizes, grouped
-from mlux.compare.units import conditions, prompt_means, with_identity, with_metric
+from mlux.compare.units import bounds, conditions, prompt_means, with_identity, with_metric
 from mlux.errors import RunError
 from mlux.stats import (
     N_RESAMPLES,
+    Bounds,
     benjamini_hochberg,
-    mean_interval,
     null_p,
+    paired_interval,
     sign_flip_p,
 )
 from mlux.store import frames
@@ -86,7 +87,8 @@ def controls(
         effects = units[controlled.isna()].rename(columns={"condition_id": "effect_id"})
         nulls = units[controlled.notna()].assign(effect_id=controlled.dropna().astype("int64"))
         paired = nulls.merge(effects, on=unit, suffixes=("_null", ""))
-        table = _table(paired, ["run", "effect_id", *extra], level, n_resamples, seed)
+        ends = bounds(connection, keys, metric)
+        table = _table(paired, ["run", "effect_id", *extra], ends, level, n_resamples, seed)
         names = [labels[key][0] for key in table.pop("effect_id")]
         measures = [name for name in table.columns if name != "run"]
         table["condition"] = pd.Categorical(names, categories=list(dict.fromkeys(names)))
@@ -96,7 +98,12 @@ def controls(
 
 
 def _table(
-    paired: pd.DataFrame, groups: list[str], level: float, n_resamples: int, seed: int
+    paired: pd.DataFrame,
+    groups: list[str],
+    between: Bounds | None,
+    level: float,
+    n_resamples: int,
+    seed: int,
 ) -> pd.DataFrame:
     """Statistics of each group of `groups prompt_id condition_id value value_null`."""
     by_prompt = grouped(paired, [*groups, "prompt_id"])
@@ -118,7 +125,9 @@ def _table(
         table[name] = np.full(len(table), np.nan)
     for places, rows in equal_sizes(table["n"].to_numpy()):
         data = difference[rows]
-        ends = mean_interval(data, level=level, n_resamples=n_resamples, seed=seed)
+        ends = paired_interval(
+            data, bounds=between, level=level, n_resamples=n_resamples, seed=seed
+        )
         table.loc[places, "difference"] = data.mean(axis=1)
         table.loc[places, "low"], table.loc[places, "high"] = ends
         table.loc[places, "p_paired"] = sign_flip_p(data, n_resamples=n_resamples, seed=seed)

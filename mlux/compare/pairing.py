@@ -12,8 +12,9 @@ from mlux.compare.checks import check_metric, check_quantization, check_replicat
 from mlux.compare.depth import at_depth, depth_notes, reference_depth
 from mlux.compare.facts import RunFacts, run_facts
 from mlux.compare.selection import GROUPS, groups_of
-from mlux.compare.units import conditions, prompt_means, replicate_means
+from mlux.compare.units import bounds, conditions, prompt_means, replicate_means
 from mlux.errors import RunError
+from mlux.stats import Bounds
 from mlux.store import frames
 from mlux.store.frames import Database, Runs
 from mlux.store.liveness import mark_crashed
@@ -31,12 +32,14 @@ class Sides:
         cells: For a and b: `run` if replicates are kept apart, `groups`, `condition_id`,
             `prompt_id` and `value`.
         notes: What to keep in mind.
+        bounds: Between which ends the metric's values lie, if there are any.
     """
 
     runs: tuple[list[RunFacts], list[RunFacts]]
     groups: list[str]
     cells: tuple[pd.DataFrame, pd.DataFrame]
     notes: list[str]
+    bounds: Bounds | None
 
     def label(self, name: str) -> str:
         """The models, or the experiments, of both sides, as in `small → large`."""
@@ -83,6 +86,7 @@ def load(
             for side in runs:
                 check_replicates(side)
             check_quantization(runs, across)
+            ends = bounds(connection, keys[0] | keys[1], metric)
             names = [*(["run"] if replicates else []), *groups, "condition_id"]
             everybody = [run for side in runs for run in side]
             reference = reference_depth(everybody, groups)
@@ -95,6 +99,7 @@ def load(
         runs=(runs[0], runs[1]),
         groups=groups,
         cells=(cells[0], cells[1]),
+        bounds=ends,
         notes=[*notes(runs[0], runs[1]), *changed, *depth_notes(everybody, reference)],
     )
 

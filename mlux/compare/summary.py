@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mlux.errors import ParameterError
 from mlux.limits import check as check_range
-from mlux.stats import Floats, mean_interval
+from mlux.stats import Bounds, Floats, mean_interval
 
 if TYPE_CHECKING:
     from pandas.api.typing import DataFrameGroupBy
@@ -42,13 +42,20 @@ INTERVAL = "BCa bootstrap of the mean over prompts"
 
 
 def summarised(
-    units: pd.DataFrame, groups: Sequence[str], *, level: float | None, n_resamples: int, seed: int
+    units: pd.DataFrame,
+    groups: Sequence[str],
+    *,
+    bounds: Bounds | None,
+    level: float | None,
+    n_resamples: int,
+    seed: int,
 ) -> pd.DataFrame:
     """The mean over the units of each group.
 
     Args:
         units: `groups` and `value`, one row a unit.
         groups: What to summarise separately.
+        bounds: Between which ends the values lie, if there are any.
         level: The confidence level; None for no interval, which costs most of the time.
         n_resamples: Of the bootstrap.
         seed: Of the bootstrap.
@@ -71,7 +78,9 @@ def summarised(
         data: Floats = values[rows]  # [groups, n]
         table.loc[places, "estimate"] = data.mean(axis=1)
         if level is not None:
-            ends = mean_interval(data, level=level, n_resamples=n_resamples, seed=seed)
+            ends = mean_interval(
+                data, bounds=bounds, level=level, n_resamples=n_resamples, seed=seed
+            )
             table.loc[places, "low"], table.loc[places, "high"] = ends
     table.attrs = {}
     if level is not None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 import sqlalchemy as sa
 
+from mlux.results import BOUNDS
 from mlux.store import frames
 
 # The trials come first: they are few, and each leads to one range of the clustered results.
@@ -82,6 +83,19 @@ def _query(
     named = ", ".join(f"{column} AS {name}" for column, name in zip(columns, groups, strict=True))
     query = f"SELECT {named}, avg(v.value) AS value {_FROM} {where} GROUP BY {', '.join(columns)}"
     return query, values
+
+
+def bounds(
+    connection: sa.Connection, keys: Mapping[str, int], metric: str
+) -> tuple[float, float] | None:
+    """Between which ends the values of a metric lie; None if its unit has none."""
+    query = sa.text(
+        "SELECT DISTINCT k.unit FROM run_metrics AS m JOIN metrics AS k ON k.id = m.metric_id "
+        "WHERE m.run_id IN :runs AND k.name = :metric"
+    ).bindparams(sa.bindparam("runs", expanding=True))
+    values = {"runs": list(keys.values()), "metric": metric}
+    found = {BOUNDS.get(unit) for (unit,) in connection.execute(query, values)}
+    return found.pop() if len(found) == 1 else None
 
 
 def conditions(connection: sa.Connection, ids: list[int]) -> dict[int, tuple[str, int | None]]:

@@ -46,7 +46,7 @@ def unpaired_table(sides: Sides, metric: str, how: Resampling) -> tuple[pd.DataF
         found["mean_a"][places], found["mean_b"][places] = a.mean(axis=1), b.mean(axis=1)
         found["estimate"][places] = b.mean(axis=1) - a.mean(axis=1)
         ends = difference_interval(
-            a, b, level=how.level, n_resamples=how.n_resamples, seed=how.seed
+            a, b, bounds=sides.bounds, level=how.level, n_resamples=how.n_resamples, seed=how.seed
         )
         found["low"][places], found["high"][places] = ends
         found["effect"][places] = cohens_d(a, b)

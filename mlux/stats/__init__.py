@@ -6,7 +6,8 @@ are imported when they are needed: they cost half a second each.
 """
 
 from mlux.stats.arrays import N_RESAMPLES, Floats
-from mlux.stats.bootstrap import difference_interval, mean_interval
+from mlux.stats.bootstrap import difference_interval, mean_interval, paired_interval
+from mlux.stats.bounded import Bounds
 from mlux.stats.correction import benjamini_hochberg, max_t
 from mlux.stats.effects import cliffs_delta, cohens_d, cohens_dz
 from mlux.stats.equivalence import tost_p
@@ -18,6 +19,7 @@ from mlux.stats.planning import Power, power, prompts_needed
 
 __all__ = [
     "N_RESAMPLES",
+    "Bounds",
     "Estimate",
     "Floats",
     "MixedEstimate",
@@ -32,6 +34,7 @@ __all__ = [
     "mixed_model",
     "null_p",
     "paired",
+    "paired_interval",
     "permutation_p",
     "power",
     "prompts_needed",

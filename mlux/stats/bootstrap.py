@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlux.stats.arrays import N_RESAMPLES, Floats, blocks
+from mlux.stats.bounded import Bounds, Ends, among, bonett_price, newcombe, wilson
 from mlux.stats.normal import ndtr, ndtri
 
 # Resampled means this close to the observed one, relative to the data, are equal to it.
@@ -16,20 +17,27 @@ _ROUNDING = 1e-12
 
 
 def mean_interval(
-    data: Floats, *, level: float = 0.95, n_resamples: int = N_RESAMPLES, seed: int = 0
+    data: Floats,
+    *,
+    bounds: Bounds | None = None,
+    level: float = 0.95,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
 ) -> tuple[Floats, Floats]:
-    """Bootstrap interval of each row's mean.
+    """Interval of each row's mean: a bootstrap, or Wilson's where bounded units are all at an end.
 
     Args:
         data: The units of each group, [groups, n], in the data's own unit.
+        bounds: What the units cannot exceed. Rows of nothing but these two get Wilson's score
+            interval, which has a width and stays inside.
         level: The confidence level.
         n_resamples: How often the units are drawn anew.
         seed: Equal seeds give equal intervals.
 
     Returns:
-        Lower and upper ends, [groups] each, float64. Where all units are equal, both are their
-        mean; with a single unit nothing is known about the spread, and both are NaN; so they are
-        where a unit is infinite or missing.
+        Lower and upper ends, [groups] each, float64. Where all units are equal and at
+        no end, both are their mean; with a single unit nothing is known about the spread, and both
+        are NaN; so they are where a unit is infinite or missing.
 
     Source:
         Efron, "Better bootstrap confidence intervals" (1987).
@@ -39,13 +47,61 @@ def mean_interval(
         >>> bool(1.0 < low[0] < 2.5 < high[0] < 4.0)
         True
     """
-    return _intervals([data], level, n_resamples, seed)
+    found = _intervals([data], level, n_resamples, seed)
+    n = data.shape[1]
+    if bounds is None or n < 2:
+        return found
+    low, high = bounds
+    share = (data - low) / (high - low)
+    chosen = _inside(share, 0.0) & among(share, (0.0, 1.0))
+    _put(found, chosen, wilson(share[chosen].mean(axis=1), n, level), high - low, low)
+    return found
+
+
+def paired_interval(
+    data: Floats,
+    *,
+    bounds: Bounds | None = None,
+    level: float = 0.95,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+) -> tuple[Floats, Floats]:
+    """Interval of each row's mean paired difference.
+
+    Args:
+        data: The paired differences of each group, [groups, n].
+        bounds: What the units that were subtracted cannot exceed. Differences of nothing but
+            these two get the interval of Bonett and Price, which has a width and stays inside.
+        level: The confidence level.
+        n_resamples: How often the units are drawn anew.
+        seed: Equal seeds give equal intervals.
+
+    Returns:
+        Lower and upper ends, [groups] each, float64; otherwise as `mean_interval`.
+
+    Source:
+        Efron, "Better bootstrap confidence intervals" (1987); Bonett and Price (2012).
+
+    Example:
+        >>> low, high = paired_interval(np.zeros((1, 24)), bounds=(0, 1))
+        >>> bool(low[0] < -0.1 < 0.1 < high[0])
+        True
+    """
+    found = _intervals([data], level, n_resamples, seed)
+    if bounds is None or data.shape[1] < 2:
+        return found
+    width = bounds[1] - bounds[0]
+    share = data / width
+    chosen = _inside(share, -1.0) & among(share, (-1.0, 0.0, 1.0))
+    _put(found, chosen, bonett_price(share[chosen], level), width, 0.0)
+    return found
 
 
 def difference_interval(
     a: Floats,
     b: Floats,
     *,
+    bounds: Bounds | None = None,
     level: float = 0.95,
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
@@ -55,6 +111,7 @@ def difference_interval(
     Args:
         a: The units of each group in the first sample, [groups, n_a].
         b: The units of each group in the second sample, [groups, n_b].
+        bounds: What the units cannot exceed: as for `mean_interval`, with Newcombe's interval.
         level: The confidence level.
         n_resamples: How often the units of each sample are drawn anew.
         seed: Equal seeds give equal intervals.
@@ -71,7 +128,29 @@ def difference_interval(
         >>> bool(low[0] < 10 < high[0])
         True
     """
-    return _intervals([a, b], level, n_resamples, seed)
+    found = _intervals([a, b], level, n_resamples, seed)
+    n_a, n_b = a.shape[1], b.shape[1]
+    if bounds is None or min(n_a, n_b) < 2:
+        return found
+    low, high = bounds
+    shares = [(sample - low) / (high - low) for sample in (a, b)]
+    binary = np.all([among(share, (0.0, 1.0)) for share in shares], axis=0)
+    chosen = binary & _inside(shares[0], 0.0) & _inside(shares[1], 0.0)
+    means = [share[chosen].mean(axis=1) for share in shares]
+    _put(found, chosen, newcombe(means[0], n_a, means[1], n_b, level), high - low, 0.0)
+    return found
+
+
+def _inside(share: Floats, low: float) -> NDArray[np.bool_]:
+    """Whether no unit of a row lies outside of low to 1: then its bounds are not what is said."""
+    with np.errstate(invalid="ignore"):
+        inside = (share >= low - _ROUNDING).all(axis=1) & (share <= 1 + _ROUNDING).all(axis=1)
+    return np.asarray(inside)
+
+
+def _put(found: Ends, chosen: NDArray[np.bool_], ends: Ends, width: float, low: float) -> None:
+    for place, end in zip(found, ends, strict=True):
+        place[chosen] = low + width * end
 
 
 def _intervals(

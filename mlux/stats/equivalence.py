@@ -4,9 +4,10 @@ import numpy as np
 
 from mlux.errors import ParameterError
 from mlux.stats.arrays import Floats
+from mlux.stats.bounded import Bounds, among, flat, score_equivalence_p
 
 
-def tost_p(data: Floats, margin: float) -> Floats:
+def tost_p(data: Floats, margin: float, *, bounds: Bounds | None = None) -> Floats:
     """P of "the mean paired difference is at least `margin` away from 0", for each row.
 
     A large p of an ordinary test does not show that two runs are the same; a small one of this
@@ -15,17 +16,21 @@ def tost_p(data: Floats, margin: float) -> Floats:
     Args:
         data: The paired differences of each group, [groups, n].
         margin: The smallest difference that would matter, in the data's unit; more than 0.
+        bounds: What the units that were subtracted cannot exceed. Where they are nothing but these
+            two (right or wrong), Tango's score test takes the place of the t tests.
 
     Returns:
         The larger p of the two one-sided t tests against -margin and margin, [groups], float64;
-        NaN with fewer than two pairs or where a difference is not finite.
+        NaN with fewer than two pairs or where a difference is not finite. Equal differences tell a
+        t test nothing of their spread: with bounds p is then `(1 - margin / width)**n`, the chance
+        that n pairs hide a difference of this size, and NaN without.
 
     Raises:
         ParameterError: If the margin is not a positive number.
 
     Source:
         Schuirmann, "A comparison of the two one-sided tests procedure and the power approach"
-        (1987).
+        (1987); Tango (1998), as in `stats.bounded`.
 
     Example:
         >>> near = np.array([[0.01, -0.02, 0.01, 0.0, -0.01]])
@@ -43,10 +48,17 @@ def tost_p(data: Floats, margin: float) -> Floats:
 
     p = np.full(n_groups, np.nan)
     finite = np.isfinite(data).all(axis=1)
-    mean = data[finite].mean(axis=1)
-    error = data[finite].std(axis=1, ddof=1) / np.sqrt(n)
-    with np.errstate(divide="ignore", invalid="ignore"):  # no spread: t is infinite, or 0 / 0
-        upper = stdtr(n - 1, (mean - margin) / error)  # is it below the margin
-        lower = stdtr(n - 1, (-margin - mean) / error)  # is it above minus the margin
-    p[finite] = np.maximum(upper, lower)
+    still = finite & flat(data)
+    chosen = finite & ~still
+    mean = data[chosen].mean(axis=1)
+    error = data[chosen].std(axis=1, ddof=1) / np.sqrt(n)
+    upper = stdtr(n - 1, (mean - margin) / error)  # is it below the margin
+    lower = stdtr(n - 1, (-margin - mean) / error)  # is it above minus the margin
+    p[chosen] = np.maximum(upper, lower)
+    hidden = np.nan if bounds is None else max(1 - margin / (bounds[1] - bounds[0]), 0.0) ** n
+    p[still] = np.where(np.abs(data[still].mean(axis=1)) < margin, hidden, 1.0)
+    if bounds is not None:
+        share = data / (bounds[1] - bounds[0])
+        binary = among(share, (-1.0, 0.0, 1.0))
+        p[binary] = score_equivalence_p(np.rint(share[binary]), margin / (bounds[1] - bounds[0]))
     return p
