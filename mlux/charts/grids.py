@@ -321,11 +321,10 @@ def _heatmap(
     width = style.step(columns, room=room, least=14, most=46)
     height = style.step(n_rows, room=420, least=11, most=32)
     table = table.assign(token=table["label"].str[5:]) if "label" in table.columns else table
-    table = table.assign(shade=table["value"])
-    shades, ticks = (low, high), dict[str, Any](tickCount=5)
+    field, shades, ticks = "value", (low, high), dict[str, Any](tickCount=5)
     if logarithmic:  # by hand: Vega draws the legend of a logarithmic scale in other colours
-        table["shade"] = np.log1p(table["value"].clip(lower=0))
-        shades = 0.0, float(np.log1p(max(high, 1)))
+        table = table.assign(shade=np.log1p(table["value"].clip(lower=0)))
+        field, shades = "shade", (0.0, float(np.log1p(max(high, 1))))
         # 1 lies on 0 where there is more.
         powers = [power for power in style.powers(high) if power != 1 or high < 10]
         ticks = {"values": np.log1p(powers).tolist(),
@@ -333,7 +332,7 @@ def _heatmap(
     base = alt.Chart().encode(x=x, y=y)
     cells = base.mark_rect(stroke="white", strokeWidth=0.5).encode(
         color=alt.Color(
-            "shade:Q",
+            f"{field}:Q",
             scale=style.value_color(*shades),
             legend=style.legend(label, gradientLength=max(100, min(220, n_rows * height)), **ticks),
         ),
@@ -347,7 +346,7 @@ def _heatmap(
         layers.append(
             base.mark_text(fontSize=style.LABEL - 1).encode(
                 text=alt.Text("value:Q", format=_number_format(low, high)),
-                color=style.ink_on(*shades, field="shade"),
+                color=style.ink_on(*shades, field=field),
             )
         )
     size = {"width": alt.Step(width), "height": alt.Step(height)}
