@@ -38,7 +38,7 @@ METRICS = (
         unit="score",
         better="higher",
         description="Share of the head's push on the sequence's different tokens that falls on "
-        "the token it attends to most, scaled to -1 … 1.",
+        "the token it attends to most, scaled to -1 … 1; the final norm's scale is held.",
     ),
     Metric(
         name="second_repeat_accuracy",

@@ -5,7 +5,7 @@ al. (2022), "In-context Learning and Induction Heads" (prefix matching and copyi
 previous-token score after Elhage et al. (2021), the duplicate-token score after Wang et al. (2022).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,11 @@ import mlx.core as mx
 
 from mlux.engine import HookedModel, HookWrapper, sites
 from mlux.engine.arrays import numbers
+from mlux.engine.sums import total
+from mlux.methods.frozen_norm import freeze_norm
+from mlux.methods.unembedding import SHRUNK, head_of
+
+NORM = "model.norm"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +31,8 @@ class InductionScores:
         previous_token: Mean attention to the token just before.
         duplicate_token: Mean attention from the second repeat to the current token in the first.
         copying: 2 r − 1, where r is the share of the head's positive direct push on the logits of
-            the sequence's different tokens that falls on the token it attends to most.
+            the sequence's different tokens that falls on the token it attends to most. The push is
+            linear, with the final norm's scale held, and less its mean over the vocabulary.
     """
 
     layer: int
@@ -89,8 +95,9 @@ def measure_induction(model: HookedModel, tokens: mx.array, *, period: int) -> I
     last = sites.resid_post(len(model.layers) - 1)
     paths = [sites.tap(layer, "pattern") for layer in attending]
     paths += [sites.resid_pre(layer) for layer in attending]
-    paths += [last]
+    paths += [last, *[NORM] * (model.anatomy.norm is not None)]
     final_logits, cache = model.run_with_cache(tokens, hooks=dict.fromkeys(paths))
+    push = _push(model, cache, final_logits, period, last)
     scores = []
     for layer in attending:
         pattern = cache[sites.tap(layer, "pattern")]
@@ -99,7 +106,7 @@ def measure_induction(model: HookedModel, tokens: mx.array, *, period: int) -> I
             prefix_matching=_attention_at(pattern, offset=period - 1, n_last=period),
             previous_token=_attention_at(pattern, offset=1, n_last=tokens.shape[1] - 1),
             duplicate_token=_attention_at(pattern, offset=period, n_last=period),
-            copying=_copying(model, cache, layer, pattern, final_logits, tokens, period, last),
+            copying=_copying(model, cache, layer, pattern, tokens, period, push),
         )
         mx.eval(list(vars(layer_scores).values())[1:])
         scores.append(layer_scores)
@@ -177,10 +184,9 @@ def _copying(
     cache: Any,
     layer: int,
     pattern: mx.array,
-    final_logits: mx.array,
     tokens: mx.array,
     period: int,
-    last: str,
+    push_of: Callable[[mx.array], mx.array],
 ) -> mx.array:
     """[batch, n_heads]."""
     n_heads = pattern.shape[1]
@@ -189,16 +195,44 @@ def _copying(
     scores = []
     for head in range(n_heads):
         added = _head_contribution(model, tokens, cache[sites.resid_pre(layer)], layer, head)
-        without = model.unembed(cache[last] - added)
-        push = (final_logits - without)[:, -period:].astype(mx.float32)
-        push = push - mx.mean(push, axis=-1, keepdims=True)
+        push = push_of(added[:, -period:])
+        push = push - total(push)[..., None] / push.shape[-1]
         # Every token of the row once: whatever is attended to is among them, so that r is a share.
         raised = mx.where(first, mx.maximum(_at_tokens(push, tokens), 0.0), 0.0)
         source = mx.take_along_axis(tokens, attended[:, head], axis=1)  # [batch, period] ids
         on_source = mx.maximum(mx.take_along_axis(push, source[..., None], axis=-1), 0.0)
-        total = mx.maximum(mx.sum(raised, axis=(1, 2)), 1e-9)
-        scores.append(2 * mx.sum(on_source, axis=(1, 2)) / total - 1)
+        on_all = mx.maximum(mx.sum(raised, axis=(1, 2)), 1e-9)
+        scores.append(2 * mx.sum(on_source, axis=(1, 2)) / on_all - 1)
     return mx.stack(scores, axis=1)
+
+
+def _push(
+    model: HookedModel, cache: Any, final_logits: mx.array, period: int, last: str
+) -> Callable[[mx.array], mx.array]:
+    """What a part of the last residual stream, [batch, period, d_model], adds to each logit.
+
+    Linear: the scale of the final norm is that of the whole stream, and a soft-cap is left out.
+    Where the final norm is no RMSNorm or LayerNorm, the logits with the part, less those without.
+    """
+    resid = cache[last][:, -period:]
+    batch, _, width = resid.shape
+    norm, path = None, model.anatomy.norm
+    if path is not None:
+        given, returned = (array.reshape(-1, width) for array in (resid, cache[NORM][:, -period:]))
+        norm = freeze_norm(model.layout.modules[path], given, returned)
+    if norm is None:
+        return lambda part: (
+            final_logits[:, -period:].astype(mx.float32)
+            - model.unembed(resid - part).astype(mx.float32)
+        )
+    at_zero = head_of(model, mx.zeros((1, width))).astype(mx.float32)
+
+    def linear(part: mx.array) -> mx.array:
+        shrunk = norm.linear(part.reshape(-1, width)) * SHRUNK
+        logits = (head_of(model, shrunk).astype(mx.float32) - at_zero) / SHRUNK
+        return logits.reshape(batch, period, -1)
+
+    return linear
 
 
 def _first_occurrences(tokens: mx.array) -> mx.array:
