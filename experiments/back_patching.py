@@ -24,7 +24,7 @@ Place = Literal["subject", "last"]
 METRICS = (
     Metric(
         name="probability_gain",
-        unit="probability",
+        unit="probability difference",
         better="higher",
         description="The answer's probability with the patch, minus that without.",
     ),

@@ -17,25 +17,25 @@ MOST_SAMPLES, MOST_NOISE = 1_000, 1_000.0  # more is a slip of the finger, and f
 METRICS = (
     Metric(
         name="indirect_effect",
-        unit="probability",
+        unit="probability difference",
         better="higher",
         description="p(answer) with an activation restored, minus p(answer) under noise.",
     ),
     Metric(
         name="indirect_effect_subject",
-        unit="probability",
+        unit="probability difference",
         better="higher",
         description="The indirect effect at the subject's last token.",
     ),
     Metric(
         name="indirect_effect_last",
-        unit="probability",
+        unit="probability difference",
         better="higher",
         description="The indirect effect at the prompt's last token.",
     ),
     Metric(
         name="total_effect",
-        unit="probability",
+        unit="probability difference",
         better="higher",
         description="p(answer) of the clean run minus p(answer) under noise.",
     ),

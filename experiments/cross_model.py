@@ -19,7 +19,7 @@ METRICS = (
     ACCURACY,
     Metric(
         name="answer_depth",
-        unit="fraction",
+        unit="share",
         better="lower",
         description="Relative depth from which on the answer is on top; of right answers only.",
     ),

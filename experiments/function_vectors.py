@@ -36,13 +36,13 @@ METRICS = (
     ANSWER_PROBABILITY,
     Metric(
         name="probability_gain",
-        unit="probability",
+        unit="probability difference",
         better="higher",
         description="The answer's probability with the vector minus without, in the same prompt.",
     ),
     Metric(
         name="indirect_effect",
-        unit="probability",
+        unit="probability difference",
         better="higher",
         description="Gain of the answer's probability in a corrupted prompt by the head's mean "
         "output over few-shot prompts of the task; its mean over prompts is the AIE.",

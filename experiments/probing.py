@@ -41,7 +41,7 @@ METRICS = (
     ),
     Metric(
         name="selectivity",
-        unit="accuracy",
+        unit="accuracy difference",
         better="higher",
         description="probe_correct minus that of the control task; its mean is the selectivity.",
     ),

@@ -12,6 +12,7 @@ import pandas as pd
 
 from mlux.charts import labels
 from mlux.errors import ParameterError
+from mlux.stats import Bounds, mean_interval
 
 Record = dict[str, Any]
 
@@ -112,8 +113,9 @@ def over_prompts(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         by: What to group by.
 
     Returns:
-        `by`, `value`, `low`, `high`, `n`. The interval is Student's t over prompts; with a single
-        prompt it is missing. Where the frame brings `low` and `high`, they are kept.
+        `by`, `value`, `low`, `high`, `n`. The interval is Student's t over prompts, that of
+        `stats.mean_interval` for a metric that `attrs["bounds"]` has; with a single prompt it is
+        missing. Where the frame brings `low` and `high`, they are kept.
     """
     by = list(by)
     if {"low", "high"} <= set(frame.columns):
@@ -131,7 +133,21 @@ def over_prompts(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     mean = table["mean"].to_numpy(dtype=float)
     found = table[by].assign(value=mean, low=mean - half, high=mean + half, n=n.astype(int))
     assert isinstance(found, pd.DataFrame)
+    names = distinct(frame, "metric")
+    bounds = frame.attrs.get("bounds", {}).get(names[0]) if len(names) == 1 else None
+    if bounds is not None:
+        _stay_inside(found, groups, bounds)
     return found
+
+
+def _stay_inside(table: pd.DataFrame, groups: Any, bounds: Bounds) -> None:
+    """Gives means of a bounded metric the intervals that `mlux.compare` has for them."""
+    cells = [values.to_numpy(dtype=np.float64) for _, values in groups]
+    for n in {len(cell) for cell in cells if len(cell) > 1}:
+        places = [place for place, cell in enumerate(cells) if len(cell) == n]
+        ends = mean_interval(np.array([cells[place] for place in places]), bounds=bounds)
+        for name, end in zip(("low", "high"), ends, strict=True):
+            table.loc[places, name] = end
 
 
 def ends(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 import sqlalchemy as sa
 
+from mlux.results import BOUNDS
 from mlux.store import arrow, frames
 from mlux.store.session import Store
 
@@ -34,7 +35,7 @@ def layer_results(store: Store, runs: frames.Runs, metric: str | None = None) ->
     Returns:
         `run experiment model prompt condition metric layer head position value`, by run, metric,
         trial and place; metrics come as their run declares them. Names are categoricals; places are
-        `Int64`, NA where there is none.
+        `Int64`, NA where there is none. `attrs["bounds"]` has the ends of bounded metrics, by name.
 
     Raises:
         UnknownNameError: If there is no such run, or the runs have no such metric.
@@ -44,6 +45,7 @@ def layer_results(store: Store, runs: frames.Runs, metric: str | None = None) ->
         _, values = frames.of_metric(connection, keys, metric)
         trials = _trials(connection, keys)
         declared = _declared(connection, keys)
+        bounds = _bounds(connection, keys)
     rows = _as_declared(_rows(store, keys, values.get("metrics")), declared)
     ids = _ids(trials, rows)
     with store.reading() as connection:
@@ -57,7 +59,23 @@ def layer_results(store: Store, runs: frames.Runs, metric: str | None = None) ->
     for name in _PLACES:
         table[name] = frames.places(rows[name])
     table["value"] = rows["value"]
-    return pd.DataFrame(table, copy=False)
+    frame = pd.DataFrame(table, copy=False)
+    frame.attrs = {"bounds": bounds}
+    return frame
+
+
+def _bounds(
+    connection: sa.Connection, keys: Sequence[int]
+) -> dict[str, tuple[float, float] | None]:
+    """Metric → between which ends its values lie, None where its unit has none."""
+    query = sa.text(
+        "SELECT k.name, k.unit FROM run_metrics AS m JOIN metrics AS k ON k.id = m.metric_id "
+        "WHERE m.run_id IN :runs"
+    ).bindparams(sa.bindparam("runs", expanding=True))
+    units: dict[str, set[str]] = {}
+    for name, unit in connection.execute(query, {"runs": list(keys)}):
+        units.setdefault(name, set()).add(unit)
+    return {name: BOUNDS.get(found.pop()) for name, found in units.items() if len(found) == 1}
 
 
 def _trials(connection: sa.Connection, keys: Sequence[int]) -> dict[str, Integers]:

@@ -70,6 +70,15 @@ def test_the_band_is_the_t_interval_of_the_mean_over_prompts() -> None:
     )
 
 
+@pytest.mark.parametrize("right", [(1.0, 1.0, 1.0), (0.0, 1.0, 1.0), (0.9, 0.99, 0.2)])
+def test_the_band_of_a_bounded_metric_stays_within_its_bounds(right: tuple[float, ...]) -> None:
+    frame = results(layers=range(2))
+    frame["value"] = frame["prompt"].map(dict(zip(PROMPTS, right, strict=True))).astype(float)
+    frame.attrs["bounds"] = {frame["metric"].iloc[0]: (0.0, 1.0)}
+    for row in charts.layer_profile(frame).to_dict()["data"]["values"]:
+        assert 0 <= row["low"] < row["high"] <= 1
+
+
 def test_a_band_that_the_frame_brings_is_kept_and_one_prompt_has_none() -> None:
     given = pd.DataFrame({"layer": [0, 1], "value": [1.0, 2.0], "low": [0.5, 1.5], "high": [3, 4]})
     assert charts.layer_profile(given).to_dict()["data"]["values"][0]["high"] == 3

@@ -8,6 +8,7 @@ import sys
 import termios
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mlux import compare, registry
@@ -42,8 +43,25 @@ def test_it_runs_with_its_defaults_and_shows_up_in_compare(name: str, tmp_path: 
     results = compare.layer_results([uid], db=db)
     declared = {metric.name for metric in registry.get(name).metrics}
     assert set(results["metric"]) == declared, "a metric is declared and never yielded"
+    for metric in registry.get(name).metrics:
+        low, high = metric.bounds or (-np.inf, np.inf)
+        values = results.loc[results["metric"] == metric.name, "value"]
+        assert values.between(low - 1e-5, high + 1e-5).all(), f"{metric.name} leaves its bounds"
     table = compare.pivot([uid], metric=str(results["metric"].iloc[0]), by="condition", db=db)
     assert len(table)
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_a_metric_that_sounds_bounded_has_a_unit_that_says_its_bounds(name: str) -> None:
+    sounds = re.compile(
+        "accuracy|probability|share|correct|refused|solved|rate$|cosine|correlation"
+    )
+    ratios = {"mediated_share"}  # of two effects: beyond 1 where they have different signs
+    for metric in registry.get(name).metrics:
+        if sounds.search(f"{metric.name} {metric.unit}") and metric.name not in ratios:
+            assert metric.bounds is not None, f"{metric.name} in {metric.unit}"
+        if metric.bounds == (0.0, 1.0):
+            assert not re.search("minus|gain", f"{metric.name} {metric.description}".lower())
 
 
 def _read_all(terminal: int) -> str:
