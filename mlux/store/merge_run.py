@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from mlux.store import artifacts, liveness
 from mlux.store.merge_rows import OF_RUN, Copier, check_types, columns_of
 from mlux.store.merge_source import RefusedError, Source
+from mlux.store.sense import nonsense
 from mlux.store.session import Store, now
 
 _RESULTS = ("layer_results", "token_predictions", "trial_tokens", "generations", "artifacts")
@@ -64,10 +65,22 @@ def take(run: Run) -> int | None:
         _bring(run, files)
         copier = Copier(run.source, connection)
         here = _row(connection, run.uid)
-        if here is not None:
-            return _complete(run, copier, connection, here)
-        _take_whole(run, copier, connection)
-        return None
+        if here is None:
+            _take_whole(run, copier, connection)
+            taken = None
+        else:
+            taken = _complete(run, copier, connection, here)
+        _refuse_nonsense(connection, run.uid)
+        return taken
+
+
+def _refuse_nonsense(connection: sa.Connection, uid: str) -> None:
+    """Raises RefusedError if the run, as it is here now, holds what mlux would not have stored."""
+    here = _row(connection, uid)
+    assert here is not None
+    fault = next(nonsense(connection, here["id"]), None)
+    if fault is not None:
+        raise RefusedError(fault)
 
 
 def _bring(run: Run, files: list[dict[str, Any]]) -> None:

@@ -27,16 +27,28 @@ ROUNDING = 1e-3
 """What a log-probability may exceed 0 by; float32 over a large vocabulary is off by 1e-4."""
 
 
-def nonsense(connection: sa.Connection) -> Iterator[str]:
-    """What makes no sense in a notebook, one line each."""
-    for check in _CHECKS:
-        yield from check(connection)
+def nonsense(connection: sa.Connection, run: int | None = None) -> Iterator[str]:
+    """What makes no sense in a notebook, one line each.
+
+    Args:
+        connection: To the notebook.
+        run: The key of a run, to look at what is its own alone.
+    """
+    for check in _OF_RUNS:
+        yield from check(connection, run)
+    if run is None:
+        yield from _hashes(connection)
+        yield from _controls(connection)
 
 
-def _params(connection: sa.Connection) -> Iterator[str]:
+def _where(column: str, run: int | None) -> str:
+    return "" if run is None else f"WHERE {column} = {run:d}"
+
+
+def _params(connection: sa.Connection, run: int | None) -> Iterator[str]:
     query = (
         "SELECT r.uid, p.name, p.value FROM run_params AS p JOIN runs AS r ON r.id = p.run_id "
-        "ORDER BY p.run_id, p.name"
+        f"{_where('p.run_id', run)} ORDER BY p.run_id, p.name"
     )
     for uid, name, value in connection.execute(sa.text(query)):
         try:
@@ -49,13 +61,13 @@ def _refuse(constant: str) -> None:
     raise ValueError(constant)
 
 
-def _values(connection: sa.Connection) -> Iterator[str]:
+def _values(connection: sa.Connection, run: int | None) -> Iterator[str]:
     """One pass over the results, which are as many as all else together."""
-    query = """
+    query = f"""
     WITH found AS (
       SELECT run_id, metric_id, max(layer) AS layer, max(head) AS head,
         min(value) AS low, max(value) AS high
-      FROM layer_results GROUP BY run_id, metric_id
+      FROM layer_results {_where("run_id", run)} GROUP BY run_id, metric_id
     )
     SELECT r.uid, k.name AS metric, f.layer, f.head, f.low, f.high,
       m.n_layers, m.n_heads, d.metric_id AS declared,
@@ -81,11 +93,11 @@ def _values(connection: sa.Connection) -> Iterator[str]:
             yield f"{of} has a value at head {row['head']} of a model of {row['n_heads']}."
 
 
-def _predictions(connection: sa.Connection) -> Iterator[str]:
-    query = """
+def _predictions(connection: sa.Connection, run: int | None) -> Iterator[str]:
+    query = f"""
     WITH found AS (
       SELECT run_id, max(layer) AS layer, min(logprob) AS low, max(logprob) AS high
-      FROM token_predictions GROUP BY run_id
+      FROM token_predictions {_where("run_id", run)} GROUP BY run_id
     )
     SELECT r.uid, f.layer, f.low, f.high, m.n_layers FROM found AS f
       JOIN runs AS r ON r.id = f.run_id JOIN models AS m ON m.id = r.model_id ORDER BY f.run_id
@@ -103,12 +115,13 @@ def _are_finite(*numbers: float) -> bool:
     return all(-largest <= number <= largest for number in numbers)
 
 
-def _floats(connection: sa.Connection) -> Iterator[str]:
+def _floats(connection: sa.Connection, run: int | None) -> Iterator[str]:
     """Other numbers that are infinite; how far off a model's self-test was may be anything."""
-    of_run = {"runs": ("seconds", "uid"), "run_params": ("number", "name")}
-    for table, (column, name) in of_run.items():
+    of_run = {"runs": ("seconds", "uid", "id"), "run_params": ("number", "name", "run_id")}
+    for table, (column, name, key) in of_run.items():
         largest = {"largest": sys.float_info.max}
-        query = f"SELECT {name} FROM {table} WHERE abs({column}) > :largest"
+        rows = f"(SELECT * FROM {table} {_where(key, run)}) AS found"
+        query = f"SELECT {name} FROM {rows} WHERE abs({column}) > :largest"
         for (called,) in connection.execute(sa.text(query), largest):
             yield f"{table}: {column} of {called!r} is infinite."
 
@@ -139,7 +152,7 @@ def _controls(connection: sa.Connection) -> Iterator[str]:
             yield f"The condition {label!r} controls another one than that of its other values."
 
 
-def _times(connection: sa.Connection) -> Iterator[str]:
+def _times(connection: sa.Connection, run: int | None) -> Iterator[str]:
     """Times that are none, lie ahead, or come in an order that no wrong clock explains."""
     present = datetime.fromisoformat(now(connection))
     for table in Base.metadata.sorted_tables:
@@ -147,9 +160,13 @@ def _times(connection: sa.Connection) -> Iterator[str]:
         if not names:
             continue
         key = next((name for name in ("uid", "run_id", "model_id") if name in table.columns), "")
-        for called, *texts in connection.execute(
-            sa.select(table.columns[key], *(table.columns[name] for name in names))
-        ):
+        query = sa.select(table.columns[key], *(table.columns[name] for name in names))
+        if run is not None:
+            own = "id" if table.name == "runs" else "run_id"
+            if own not in table.columns:
+                continue
+            query = query.where(table.columns[own] == run)
+        for called, *texts in connection.execute(query):
             fault = _fault(dict(zip(names, texts, strict=True)), present)
             if fault is not None:
                 yield f"{table.name}: {fault}, of {key} {called}."
@@ -179,6 +196,6 @@ def _fault(texts: dict[str, str | None], present: datetime) -> str | None:
     return None
 
 
-_CHECKS: tuple[Callable[[sa.Connection], Iterator[str]], ...] = (
-    *(_params, _values, _predictions, _floats, _hashes, _controls, _times),
+_OF_RUNS: tuple[Callable[[sa.Connection, int | None], Iterator[str]], ...] = (
+    *(_params, _values, _predictions, _floats, _times),
 )

@@ -359,6 +359,10 @@ NOT_STRICT = (
           "substr(sha256, 40)"], "is no hash of a file"),
         (["UPDATE artifacts SET sha256 = replace(sha256, 'a', 'b')"], "the file is missing"),
         (["UPDATE artifacts SET bytes = bytes + 1"], "the file was altered"),
+        (["UPDATE runs SET created_at = 'noon'"], "created_at is no time: 'noon'"),
+        (["UPDATE layer_results SET layer = 99 WHERE layer = 0"], "at layer 99 of a model of"),
+        (["UPDATE layer_results SET value = 9e999 WHERE layer = 0"], "a value that is infinite"),
+        (["UPDATE run_params SET value = '{'"], "is no JSON: '{'"),
     ],
 )  # fmt: skip
 def test_what_was_altered_is_refused_and_the_rest_taken(
